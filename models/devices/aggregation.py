@@ -1,12 +1,12 @@
 """Raw readings -> readings per fixed interval, so that late and repeated readings change nothing.
 
-An interval keeps the readings it is made of (`point_times`, `point_values`), and its figures are a
-function of that set alone. So the order in which readings arrive, in how many files, and how often
-does not matter: merging gives, to the last bit, the table that a single pass would have given.
+An interval keeps its readings (`point_times`, `point_values`), and its figures are a
+function of that set alone. So the order, the number of files and the repetitions in which readings
+arrive do not matter: merging produces, to the last bit, the table of a single pass.
 
-Two readings are the same when device, tag, time and value are: a message that was delivered twice
-is recognised in whichever file it comes, also where its offset and sequence number differ. An interval
-that came aggregated has no points; a reading for it is not merged but returned as too late.
+Two readings are the same if device, tag, time and value are equal: a message that was delivered twice
+is recognised in any file, even if its offset and sequence number differ. An interval
+that arrived aggregated has no points; a reading for it is not merged but returned as too late.
 """
 
 from datetime import timedelta
@@ -49,10 +49,9 @@ def interval_of(text: str) -> timedelta:
 
 
 def points(raw: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
-    """Good raw readings as points, sorted and each once: device, tag, `time`, `at`, value.
+    """Good raw readings as points, sorted and without repeats: device, tag, `time`, `at`, value.
 
-    `at` is the reading's own time, `time` the start of its interval, which holds readings up to, not
-    including, its end.
+    `at` is the reading's own time, `time` the start of its interval; the end does not belong to the interval.
     """
     rows = raw.select(*KEY, pl.col("time").cast(TIME).alias("at"), pl.col("value").cast(pl.Float64))
     rows = rows.with_columns(pl.col("at").dt.truncate(interval).alias("time"))
@@ -71,7 +70,7 @@ def aggregate(points: pl.DataFrame) -> pl.DataFrame:
     """Points -> readings, one row per device, tag and interval, sorted; the same for any order of `points`.
 
     `std` is the sample standard deviation, null for one reading. `last` is the value at the latest
-    time; of several at that time the greatest. Of states (`models.devices.words`) it is the `mean`, too. Of a direction
+    time, the greatest of several at that time. For states (`models.devices.words`), it is also the `mean`. For a direction
     (`is_direction`) that passes north within the interval, `mean` and `std` are those of the values on the shorter way
     round, the mean from 0 to 360.
     """
@@ -124,9 +123,9 @@ def _shorter_way_round() -> pl.Expr:
 def merge(readings: pl.DataFrame, new: pl.DataFrame) -> Merged:
     """Merges new points into the stored readings of the same intervals.
 
-    `readings` cover at least the intervals that the points `new` touch. Intervals without a new point are not
-    returned. A point that `readings` already has is a duplicate. A point for an interval without points of its
-    own is too late.
+    `readings` cover at least the intervals of the points `new`. Intervals without a new point are not
+    returned. A point that `readings` already has is a duplicate. A point for an interval that arrived aggregated
+    is too late.
     """
     fresh = once(new)
     rows = readings.join(fresh.select(_INTERVAL).unique(), on=_INTERVAL, how="semi")
@@ -147,7 +146,7 @@ def merge(readings: pl.DataFrame, new: pl.DataFrame) -> Merged:
 
 
 def unfold(readings: pl.DataFrame) -> pl.DataFrame:
-    """The points that readings are made of: the inverse of `aggregate`."""
+    """The points of readings: the inverse of `aggregate`."""
     lists = readings.select(
         *_INTERVAL, pl.col("point_times").alias("at"), pl.col("point_values").alias("value")
     )

@@ -1,14 +1,14 @@
-"""Alarms as a budget: which sensors of a fleet show enough in an hour to call somebody.
+"""Alarms as a budget: the sensors of a fleet that are unusual enough in an hour to call somebody.
 
-What a sensor shows in an hour is summed up by one chance, its `evidence`: Simes' combination of the p-values of
-its rows, the least of n times the k-th smallest over k. So one reading that is far out counts, and so do several
-neighbours that are each less so. An alarm is what lies at or below a level for the fleet and the hour: the budget of
-false alarms in an hour divided by the number of sensors, or more where many sensors stand out, by Benjamini &
+A sensor's `evidence` in an hour is one p-value: Simes' combination of the p-values of
+its rows, the minimum over k of n / k times the k-th smallest. So one very unusual reading counts, and so do several
+less unusual ones. A sensor alarms if its evidence is at most a level for the fleet and the hour: the budget of
+false alarms per hour divided by the number of sensors, or more if many sensors are unusual, by Benjamini &
 Hochberg's procedure at a false discovery rate of the budget, at most `HIGHEST_RATE`.
 
 The level adapts to the sensor, as in adaptive conformal inference: each of its alarms makes its evidence `DISTRUST`
-times weaker, and less so the older it is, until after `REMEMBERED` it no longer counts. A sensor whose p-values are too
-small therefore alarms only if it shows more and more. Alarms in labelled faults do not count.
+times weaker; the effect fades with age and ends after `REMEMBERED`. A sensor whose p-values are too
+small therefore alarms only if its evidence becomes stronger and stronger. Alarms in labelled faults do not count.
 
 Simes (1986), Biometrika 73(3). Benjamini & Hochberg (1995), JRSS B 57(1). Bates, Candes, Lei, Romano & Sesia
 (2023), Annals of Statistics 51(1). Gibbs & Candes (2021), NeurIPS 34.
@@ -29,7 +29,7 @@ REMEMBERED = timedelta(days=14)
 
 
 def evidence(rows: pl.LazyFrame) -> pl.DataFrame:
-    """One row per key of the hour's `rows`: device, tag and `evidence`, the chance that it shows as much."""
+    """One row per key of the hour's `rows`: device, tag and `evidence`, the p-value of all its rows together."""
     p = pl.col("p_value").sort()
     simes = (p * pl.len() / pl.int_range(1, pl.len() + 1)).min()
     with_p = rows.filter(pl.col("p_value").is_not_null())
@@ -38,7 +38,7 @@ def evidence(rows: pl.LazyFrame) -> pl.DataFrame:
 
 
 def level(chances: pl.DataFrame, alarms_per_day: float | None) -> float:
-    """The greatest evidence of the fleet's keys that is an alarm; see the module."""
+    """The greatest `evidence` of the fleet's keys that is an alarm; see the module."""
     if chances.is_empty():
         return 0.0
     if alarms_per_day is None:
@@ -70,7 +70,7 @@ def alarming(
 ) -> pl.DataFrame:
     """The keys (device, tag) of the hour's `rows` whose evidence is an alarm, in order.
 
-    `verdicts` are what people said (`models.devices.contracts.Verdicts`): a sensor that is muted in the hour does not
+    `verdicts` are those of people (`models.devices.contracts.Verdicts`): a sensor that is muted in the hour does not
     alarm; each false alarm or new normal makes the sensor's evidence `DISTRUST` times weaker. So do `past_alarms`.
     """
     chances = evidence(rows)
@@ -83,7 +83,7 @@ def alarming(
 def _after(
     chances: pl.DataFrame, verdicts: pl.DataFrame | None, past: pl.DataFrame | None, rows: pl.LazyFrame
 ) -> pl.DataFrame:
-    """The evidence after what people said about the hour, or about earlier ones, and past alarms are taken into account."""
+    """The evidence adjusted for people's verdicts on this hour and earlier ones, and for past alarms."""
     verdicts = Verdicts.create_empty() if verdicts is None else verdicts
     past = pl.DataFrame(schema={**dict.fromkeys(KEY, pl.String), "time": TIME}) if past is None else past
     first, last = (

@@ -1,9 +1,9 @@
 """The backtest: how often a detector calls normal readings anomalies, and how often it misses changed ones.
 
 On a sample of devices, detectors are trained without the last two hours (or the last fifth of a short
-history) and score them. Readings in labelled faults are left out, and few of the others are faults; so the
-share of alarms should be about alpha. In a copy every tenth reading is moved by four scales of the sensor's
-short-term noise: of these, as few as possible should be missed.
+history) and score them. Readings in labelled faults are left out, and few of the others are faults, so the
+share of alarms should be about alpha. In a copy, every tenth reading is moved by four standard deviations of the
+sensor's short-term noise: as few of these as possible should be missed.
 """
 
 from collections.abc import Mapping
@@ -46,9 +46,9 @@ def part_of_shard(
     """Detectors of the sampled devices without the last hours, and these hours' readings with and without changes.
 
     `backtest_readings` has device, tag, time, mean, `moved` (the changed copy), `injected` (a changed
-    reading) and `held_out` (not only for looking back). The frames of the detectors are those of
+    reading) and `held_out` (false: only for looking back). The frames of the detectors are those of
     `training.fit_grid`, prefixed with `backtest_`. Readings in labelled `faults` are left out.
-    Counters and angles are converted, so the detectors take them as they are.
+    Counters and angles are already converted, so the detectors do not convert them.
     """
     held_out = min(HELD_OUT // panel.interval, int(HELD_OUT_SHARE * panel.columns))
     if held_out < 1 or sample.is_empty():
@@ -64,7 +64,7 @@ def part_of_shard(
 
 
 def _readings(grid: Grid, held_out: int) -> pl.DataFrame:
-    """The last intervals and those that scoring looks back at: unchanged, and with injected changes."""
+    """The last intervals and those before them that scoring needs: unchanged, and with injected changes."""
     first = max(0, grid.intervals - held_out - LOOKBACK)
     x = grid.values[:, first:]
     cells = np.zeros(x.shape, bool)
@@ -97,7 +97,7 @@ def _long(grid: Grid, x: Floats, first: int, is_injected: Any, is_moved: bool) -
 
 
 def predictions(parts: Mapping[str, pl.DataFrame], options: Options) -> pl.DataFrame:
-    """The backtest: one row per held-out reading as it is, and per changed one; see `COLUMNS`."""
+    """The backtest: one row per unchanged held-out reading, and per changed one; see `COLUMNS`."""
     frames = {name.removeprefix(_PREFIX): frame for name, frame in parts.items() if name.startswith(_PREFIX)}
     if "readings" not in frames or not frames["readings"]["held_out"].any():
         return pl.DataFrame(schema=dict(zip(COLUMNS, _TYPES, strict=True)))

@@ -1,18 +1,18 @@
-"""p-values of scores against a sensor's own held-out readings, even if they are far fewer than 1 / p.
+"""p-values of scores from a sensor's own held-out readings, even if they are far fewer than 1 / p.
 
 A conformal p-value is the share of calibration scores that are at least as high, so it never falls
 below 1 / (n + 1): with a day of minutes, half of it held out, not below 0.0014. Above the
 calibration scores' upper tenth, their tail is therefore continued by a generalised Pareto
-distribution (peaks over threshold). These keep the rate of alarms at what p promises:
+distribution (peaks over threshold). These measures keep the rate of alarms equal to p:
 
-- the tail's shape is estimated for the fleet, and a sensor's own shrunk towards it (empirical Bayes):
-  one sensor's own estimate is too noisy to extrapolate by;
-- the tail is the predictive one: for an exponential tail the chance to exceed what k excesses of mean
-  m suggest is exactly (1 + x / (k m))^-k, that is a shape greater by 1 / k;
-- k counts independent clusters of excesses, not excesses, since neighbours say the same thing; and
-  a cluster for CLUSTER_WORTH of one, since their sizes vary, too;
-- where p-values of blocks, calibrated on the other blocks of a sample of sensors, turn out too small,
-  they are raised by that, and lowered where they are far too large (`corrections`).
+- the tail's shape is estimated for the fleet, and a sensor's own shape is shrunk towards it (empirical Bayes),
+  because the estimate of a single sensor is too noisy to extrapolate;
+- the tail is the predictive one: for an exponential tail estimated from k excesses of mean
+  m, the chance to exceed x is exactly (1 + x / (k m))^-k, that is, a shape greater by 1 / k;
+- k counts independent clusters of excesses, not excesses, because neighbours carry the same information; and
+  a cluster counts as CLUSTER_WORTH, because the sizes of clusters also vary;
+- if p-values of blocks, calibrated on the other blocks of a sample of sensors, are too small,
+  they are raised accordingly, and lowered if they are far too large (`corrections`).
 
 Vovk, Gammerman & Shafer (2005), Algorithmic Learning in a Random World. Davison & Smith (1990),
 JRSS B 52(3). Hosking & Wallis (1987), Technometrics 29(3), for the estimates by probability-weighted
@@ -30,22 +30,22 @@ from models.devices.grid import Floats
 TAIL_SHARE = 0.1
 FEWEST_EXCESSES = 10
 BODY = 33
-"""Points at which the scores below the tail are kept: from the lowest to the tail's threshold."""
+"""Number of points at which the scores below the tail are kept, from the lowest to the tail's threshold."""
 P_FLOOR = 1e-9
 SAME = 1e-9
-"""Scores that differ by no more are the same: readings as far above what is expected as others are below it, or the
-same readings in another order of addition."""
+"""Scores that differ by at most this are equal: for example, readings as far above the expected value as others are
+below it, or the same readings added in another order."""
 CLUSTER_WORTH = 0.5
 LEAST_SHAPE = -0.1
 
 
 def tails_of(scores: Floats, held_out: NDArray[np.bool_], worth: float = 1.0) -> pl.DataFrame:
-    """The calibration scores of each row, summed up: one row each, in the same order.
+    """A summary of the calibration scores of each row, in the same order.
 
     `n` scores, of which `k` lie above `threshold`, in `clusters` clusters, each of which counts `worth`;
     `excess` and `moment` are the first two probability-weighted moments of the excesses; `body` are
     scores at equal steps of rank from the lowest to the threshold. Rows with fewer than
-    2 * FEWEST_EXCESSES scores have n only.
+    2 * FEWEST_EXCESSES scores have only `n`.
     """
     cells = np.where(held_out & np.isfinite(scores), scores, np.nan)
     n = (~np.isnan(cells)).sum(axis=1)
@@ -79,9 +79,9 @@ def tails_of(scores: Floats, held_out: NDArray[np.bool_], worth: float = 1.0) ->
 
 
 def _clusters(over: NDArray[np.bool_], present: NDArray[np.bool_]) -> Floats:
-    """Number of independent clusters of the cells `over`: how many there are, times their extremal index.
+    """Number of independent clusters of the cells `over`: the number of these cells times their extremal index.
 
-    The index is the intervals estimator of Ferro & Segers (2003), JRSS B 65(2): 1 where the times
+    The index is the intervals estimator of Ferro & Segers (2003), JRSS B 65(2): 1 if the times
     between excesses are those of independent cells. Time counts the cells that are `present`.
     """
     time = np.cumsum(present, axis=1)
@@ -101,7 +101,7 @@ def fit_shapes(tails: pl.DataFrame) -> pl.DataFrame:
     """`tails` of sensors of one kind with `shape` and `scale` of their tails, shrunk towards the fleet's.
 
     The weight of a sensor's own shape is the share of the variance between sensors in the variance
-    of the estimates; with fewer than 5 sensors it is that of a fleet without differences.
+    of the estimates; with fewer than 5 sensors, it is the weight in a fleet without differences.
     """
     own = 2 - pl.col("excess") / (pl.col("excess") - 2 * pl.col("moment"))
     own = own.clip(-0.5, 0.9).fill_nan(None)
@@ -128,7 +128,7 @@ def _scale() -> pl.Expr:
 
 @dataclass(frozen=True)
 class Tails:
-    """The columns of `fit_shapes` as arrays, one row per sensor; NaN where a sensor has no calibration."""
+    """The columns of `fit_shapes` as arrays, one row per sensor; NaN if a sensor has no calibration."""
 
     n: Floats
     k: Floats
@@ -150,7 +150,7 @@ class Tails:
         return cls(**columns, body=frame["body"].to_numpy().reshape(-1, BODY))
 
     def p_values(self, scores: Floats) -> Floats:
-        """Chance of a score at least as high, for scores of shape (sensors, T); NaN where there is none."""
+        """Chance of a score at least as high, for scores of shape (sensors, T); NaN without a score."""
         x = scores - self.threshold[:, None]
         base = (self.k / (self.n + 1))[:, None]
         tail = base * _survival(np.maximum(x, 0.0), self.scale[:, None], self.shape[:, None])
@@ -170,7 +170,7 @@ class Tails:
 
 
 def nonzero(shape: Floats) -> Floats:
-    """Shapes of generalised Pareto tails, with those near 0 moved slightly above it, since they are divisors."""
+    """Shapes of generalised Pareto tails; those near 0 are moved slightly above it, because they are divisors."""
     return np.where(np.abs(shape) < 1e-6, 1e-6, shape)
 
 
@@ -210,12 +210,12 @@ def folds_of(scores: Floats, held_out: NDArray[np.bool_], worth: float = 1.0) ->
 
 
 def corrections(folds: pl.DataFrame, shapes: pl.DataFrame) -> pl.DataFrame:
-    """For each rung, what p-values should have been: columns rung, `p` and `corrected`, p falling.
+    """The correct p-values of each rung: columns rung, `p` and `corrected`, with falling p.
 
     `folds` as in `folds_of`, with device, tag and rung; `shapes` the `shape` of each device and tag.
-    A factor between TOLERATED and 1 is left out, since alarms that are a little too few do no harm, and so
-    is one below 1 for a p less than LOWERED_FROM, where few independent scores say so. Below the p that
-    fewer than 50 of the scores are expected to reach, the factor stays what it is there.
+    A factor between TOLERATED and 1 is left out, because slightly too few alarms do no harm, and so
+    is a factor below 1 for a p less than LOWERED_FROM, for which there are few independent scores. Below the p that
+    fewer than 50 of the scores are expected to reach, the factor is constant.
     """
     blocks = folds.join(shapes.select("device", "tag", "shape"), on=["device", "tag"], how="inner")
     blocks = blocks.filter(pl.col("k").is_not_null()).with_columns(_scale()).sort("rung", "device", "tag")

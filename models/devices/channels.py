@@ -1,10 +1,10 @@
-"""What is unusual about a reading, in five ways, each in robust standard deviations.
+"""Five ways in which a reading can be unusual, each in robust standard deviations.
 
-`value`: the distance from what is expected at this time. `jump`: the change that the last reading does
+`value`: the distance from the value expected at this time. `jump`: the change that the last reading does
 not explain. `level`: the weighted mean of the last 30 distances, for drifts and small shifts. `spread`:
-the logarithm of the recent variance of the jumps, against its usual value. `flat`: the same value again
-and again; a run whose chance is p counts sqrt(-2 ln p), as far out as a Gaussian is where its density
-has fallen by p. A cell without a reading has none of them.
+the logarithm of the recent variance of the jumps, relative to its usual value. `flat`: the same value again
+and again; a run of probability p counts sqrt(-2 ln p), the distance at which the density of a Gaussian
+has fallen by the factor p. A cell without a reading has none of them.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Scales:
     usual_spread: Floats
     spread: Floats
     flat: Floats
-    """Chance that a reading equals the one before."""
+    """Chance that a reading equals the previous one."""
 
     def take(self, rows: NDArray[np.int64]) -> "Scales":
         """The scales of the sensors at `rows`, in that order."""
@@ -58,15 +58,15 @@ def seasonal(design: Floats, profile: Floats) -> Floats:
 
 
 def recent_level(x: Floats, center: Floats) -> Floats:
-    """Weighted mean of the last 30 values before each cell, `center` where there are none."""
+    """Weighted mean of the last 30 values before each cell; `center` if there are none."""
     before = weighted_mean(lagged(x, 1), LOCAL_WEIGHTS, least=0.0)
     return np.where(np.isnan(before), center[:, None], before)
 
 
 def weighted_mean(x: Floats, weights: Floats, least: float = 0.5, first: int = 0) -> Floats:
-    """Mean of each cell and those before it, weighted, for the columns from `first` on.
+    """Weighted mean of each cell and those before it, for the columns from `first` on.
 
-    NaN where the cells that have a value carry no more than the share `least` of the weights.
+    NaN if the cells with a value have at most the share `least` of the weights.
     """
     present = ~np.isnan(x)
     gappy = np.flatnonzero(~present.all(axis=1))
@@ -91,7 +91,7 @@ def _window_sums(x: Floats, weights: Floats, first: int) -> Floats:
 
 
 def jumps_of(rest: Floats, autocorrelation: Floats) -> Floats:
-    """The distances minus what the previous one predicts; NaN without a previous one."""
+    """The distances minus their prediction from the previous one; NaN without a previous one."""
     return rest - autocorrelation[:, None] * lagged(rest, 1)
 
 
@@ -102,12 +102,12 @@ def log_spread(jumps: Floats, scale: Floats, first: int = 0) -> Floats:
 
 
 def runs(x: Floats) -> NDArray[np.int16]:
-    """How many readings in a row had this value, up to and with this one, at most `LOOKBACK`."""
+    """The number of consecutive readings with this value, including this one, at most `LOOKBACK`."""
     return ages(x == lagged(x, 1), LOOKBACK - 1) + np.int16(1)
 
 
 def distances(x: Floats, expected: Floats, scales: Scales, first: int = 0) -> tuple[Floats, NDArray[np.int8]]:
-    """The greatest of the channels and which one it is (position in `CHANNELS`), for columns from `first` on.
+    """The greatest channel and its position in `CHANNELS`, for columns from `first` on.
 
     NaN and -1 for a cell without a reading.
     """
@@ -136,9 +136,8 @@ def distances(x: Floats, expected: Floats, scales: Scales, first: int = 0) -> tu
 def fit_scales(x: Floats, expected: Floats, fit: NDArray[np.bool_], dof: Floats) -> Scales:
     """Robust scales of each sensor from the cells where `fit`: medians, and clipped products.
 
-    Where theory for AR(1) noise gives a larger scale of level and spread than the few independent
-    windows of the past show, it is used: a window's own past says little about it. `dof` are the degrees of
-    freedom of `expected`: its own error, which lasts, is part of the scale of the level.
+    The scales of level and spread are at least those of AR(1) noise, because the past has few independent
+    windows. `dof` are the degrees of freedom of `expected`: its own error, which lasts, is part of the scale of the level.
     """
     rest = x - expected
     inside = np.where(fit, rest, np.nan)
@@ -164,9 +163,9 @@ def fit_scales(x: Floats, expected: Floats, fit: NDArray[np.bool_], dof: Floats)
 
 
 def robust_scale(x: Floats, least: Floats | None = None) -> Floats:
-    """Standard deviation that the median absolute deviation stands for, at least `least`; per row.
+    """Standard deviation from the median absolute deviation, at least `least`; per row.
 
-    Where more than half of the values are the same it says nothing: then from the outer quantiles.
+    If more than half of the values are equal, it comes from the outer quantiles instead.
     """
     middle = row_quantiles(x, (0.5,))
     wide = row_quantiles(np.abs(x - middle), (0.5, 0.9, 0.99, 1.0)) / np.array(

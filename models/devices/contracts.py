@@ -1,7 +1,7 @@
-"""The contracts of what is ingested: raw readings as devices send them, and readings per interval.
+"""The contracts of the inputs: raw readings as devices send them, and readings per interval.
 
 Raw readings are never stored as such: the good ones are aggregated to intervals (see
-`models.devices.aggregation`), the others go to the quarantine with the rule that they broke.
+`models.devices.aggregation`), the others go to quarantine with the rule that they broke.
 """
 
 from datetime import datetime, timedelta
@@ -31,8 +31,8 @@ class Readings(dy.Schema):
     """Readings of one sensor in one interval, which starts at `time` and is as long as the store's interval.
 
     `std` is the sample standard deviation, null for a single reading. `point_times` and
-    `point_values` are the readings that the interval is made of, sorted by both: late readings
-    and repeated ones are recognised by them. They are null in readings that came aggregated.
+    `point_values` are the readings of the interval, sorted by both: they identify late and repeated
+    readings. They are null in readings that arrived aggregated.
     """
 
     device = dy.String(min_length=1)
@@ -58,7 +58,7 @@ class Readings(dy.Schema):
 
 
 class Labels(dy.Schema):
-    """Known faults: from `start` up to, not including, `end`.
+    """Known faults from `start` (included) to `end` (excluded).
 
     `tag` is `*` if the fault concerns the device as a whole, or its tag is unknown.
     """
@@ -91,7 +91,7 @@ class Kinds(dy.Schema):
 
 
 class Sites(dy.Schema):
-    """The site that a device is at, and the time zone whose days the cycles of its sensors follow."""
+    """The site of a device, and the time zone whose days the cycles of its sensors follow."""
 
     device = dy.String(min_length=1)
     site = dy.String(nullable=True)
@@ -106,9 +106,9 @@ FAULT, FALSE_ALARM, NEW_NORMAL, MUTED = "fault", "false_alarm", "new_normal", "m
 
 
 class Verdicts(dy.Schema):
-    """What people say about a device from `start` up to, not including, `end`; `by` whom, and `at` what time.
+    """Verdicts of people on a device from `start` (included) to `end` (excluded); `by` whom, and `at` what time.
 
-    `tag` is `*` where it is about the device as a whole. `muted`: no alarms are wanted, such as during maintenance.
+    `tag` is `*` if the verdict concerns the device as a whole. `muted`: no alarms, for example during maintenance.
     """
 
     device = dy.String(min_length=1)
@@ -126,7 +126,7 @@ class Verdicts(dy.Schema):
 
 
 class Checked(NamedTuple):
-    """`good` raw readings (device, tag, time, value), and the `bad` rows as they came, with `rule`."""
+    """`good` raw readings (device, tag, time, value), and the original `bad` rows with their `rule`."""
 
     good: pl.DataFrame
     bad: pl.DataFrame
@@ -141,19 +141,19 @@ def check_raw(
     timezone: str | None = None,
     dates: DateOrder | None = None,
 ) -> Checked:
-    """Raw readings split into good and bad ones; every row is in exactly one of the two, in its order.
+    """Raw readings split into good and bad ones; every row is in exactly one of the two, in the original order.
 
-    Columns `device`, `tag`, `time`, `value` of any type; others are passed on. `time` comes out in
-    UTC: without an offset of its own it is taken to be in `timezone`; `dates` says whether the day or the
-    month comes first, where that cannot be seen. The rules, of which a bad row
-    names the first that it breaks: `device_missing`, `tag_missing`, `control_characters`, `digits_lost` (a name such as
+    Columns `device`, `tag`, `time`, `value` of any type; others are passed on. The resulting `time` is in
+    UTC: a time without an offset is in `timezone`; `dates` says whether the day or the month comes first, if the
+    values do not show it. A bad row names the first of these rules that it
+    breaks: `device_missing`, `tag_missing`, `control_characters`, `digits_lost` (a name such as
     4.01E+12), `no_name` (such as nan), `tag_reserved`, `time_missing`, `time_unparsable` (also: an hour that `timezone` has
     twice or not at all), `time_in_future` (more than `tolerance` after `now`), `time_far_from_others`, `value_missing`,
     `tag_of_words` (no value of the tag is a number, and its words are not states), `value_not_a_number`, `value_not_finite`,
     `value_outside_limits`, `duplicate` (the same device, tag, time and value as an earlier row).
-    `limits` has `tag`, `low`, `high` and may have `device`; a null limit is none.
+    `limits` has `tag`, `low`, `high` and may have `device`; null means no limit.
 
-    Raises `ContractError` for a missing column, and for times without offset where no `timezone` is given.
+    Raises `ContractError` for a missing column, and for times without an offset if `timezone` is None.
     """
     missing_columns = [c for c in RAW_COLUMNS if c not in raw.columns]
     if missing_columns:
@@ -198,8 +198,8 @@ def _number(values: pl.Series) -> pl.Series:
 def _words(values: pl.Series, rows: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
     """For tags without any number: their words as numbers of states, and which rows hold words that are not states.
 
-    A word begins with a letter; those for true and false count as neither. States are at most
-    `words.MOST_STATES` words, and not only such as stand for no reading.
+    A word begins with a letter; words for true and false count as neither. States are at most
+    `words.MOST_STATES` words, at least one of which is not a word for a missing reading.
     """
     nothing = pl.repeat(None, values.len(), dtype=pl.Float64, eager=True)
     if values.dtype != pl.String or rows["value"].null_count() == values.null_count():
@@ -220,7 +220,7 @@ def _words(values: pl.Series, rows: pl.DataFrame) -> tuple[pl.Series, pl.Series]
 
 
 def _limit_columns(raw: pl.DataFrame, limits: pl.DataFrame | None) -> list[pl.Series]:
-    """The physical limits of each row as `low` and `high`; null where there is none."""
+    """The physical limits of each row as `low` and `high`; null if there is none."""
     if limits is None:
         return [pl.Series(name, [None] * raw.height, dtype=pl.Float64) for name in ("low", "high")]
     on = [c for c in KEY if c in limits.columns]
@@ -228,7 +228,7 @@ def _limit_columns(raw: pl.DataFrame, limits: pl.DataFrame | None) -> list[pl.Se
     if missing_columns:
         raise ContractError(
             f"limits: column '{missing_columns[0]}' is missing. Found: {', '.join(limits.columns)}. "
-            "Expected tag, low, high, and device where they differ."
+            "Expected tag, low, high, and device if limits differ by device."
         )
     bounds = limits.select(
         *(pl.col(c).cast(pl.String).str.strip_chars() for c in on),
@@ -238,7 +238,7 @@ def _limit_columns(raw: pl.DataFrame, limits: pl.DataFrame | None) -> list[pl.Se
         wrong = limits.filter(bounds[c].is_null() & limits[c].is_not_null())
         if wrong.height:
             raise ContractError(
-                f"limits: {c} is '{wrong[c][0]}'. Expected a number, or nothing for no limit."
+                f"limits: {c} is '{wrong[c][0]}'. Expected a number, or an empty cell for no limit."
             )
     twice = bounds.filter(bounds.select(on).is_duplicated())
     if twice.height:
@@ -251,7 +251,7 @@ def _limit_columns(raw: pl.DataFrame, limits: pl.DataFrame | None) -> list[pl.Se
 
 
 def _broken_rule(raw: pl.DataFrame, latest: datetime, far: pl.Series, texts: pl.Series) -> pl.Expr:
-    """The first rule that a row breaks, null for none. `raw` tells an empty cell from an unreadable one."""
+    """The first rule that each row breaks; null if there is none. `raw` shows whether a cell is empty or unreadable."""
     has_time, has_value = raw["time"].is_not_null(), raw["value"].is_not_null()
     if raw["value"].dtype == pl.String:
         has_value &= raw["value"].str.strip_chars() != ""

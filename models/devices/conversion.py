@@ -1,9 +1,9 @@
-"""Sensors whose readings say something only once they are converted: counters and angles.
+"""Sensors whose readings must be converted: counters and angles.
 
 A counter, such as of strokes or of energy, rises and starts again from near its lowest value. It is judged by its rise
-in an interval; after a gap, by the mean rise. The interval in which it starts again and the next one have no value, as
-its last value before the restart is unknown, but the reading is not missing. An angle is turned the shorter way round
-to its mean direction, so 359 and 1 degrees are neighbours.
+in an interval; after a gap, by the mean rise. The interval in which it starts again and the next one have no value,
+because its last value before the restart is unknown, but the reading is not missing. An angle is measured from its mean
+direction the shorter way round, so 359 and 1 degrees are neighbours.
 """
 
 from dataclasses import replace
@@ -24,9 +24,9 @@ _RISING_SHARE, _RESTART_SHARE, _LOW_SHARE = 0.2, 0.05, 0.1
 
 
 def readings_as(grid: Grid, kinds: pl.DataFrame | None = None) -> pl.DataFrame:
-    """How the readings of each sensor are taken: `taken` (as it is, counter or angle) and `zero`, an angle's direction.
+    """How to read each sensor: `taken` (as it is, counter or angle) and `zero`, an angle's mean direction.
 
-    `kinds` (device, tag, kind) says what a sensor is; for the others it follows from their past.
+    `kinds` (device, tag, kind) sets the kinds of some sensors; those of the others follow from their past.
     """
     kind = kind_of(grid.keys, kinds)
     without_kind = kind.is_null().to_numpy()
@@ -48,7 +48,7 @@ def readings_as(grid: Grid, kinds: pl.DataFrame | None = None) -> pl.DataFrame:
 
 
 def kind_of(keys: pl.DataFrame, kinds: pl.DataFrame | None) -> pl.Series:
-    """The kind that was set for each key, null if none was; a row for its device takes precedence over one for all."""
+    """The kind that was set for each key, or null; a row for its device takes precedence over one for all devices."""
     if kinds is None or kinds.is_empty():
         return pl.Series("kind", [None] * keys.height, dtype=pl.String)
     everywhere = kinds.filter(device=ANY_DEVICE).select("tag", general="kind")
@@ -95,7 +95,7 @@ def rises(x: Floats) -> Floats:
 
 
 def is_counter(x: Floats) -> NDArray[np.bool_]:
-    """Which rows only rise, but for falls to near their lowest value that are rare beside the rises."""
+    """Which rows only rise, apart from rare falls to near their lowest value."""
     before, _ = _before(x)
     change = x - before
     rise_count, is_fall = (change > 0).sum(axis=1), change < 0
@@ -115,7 +115,7 @@ def is_counter(x: Floats) -> NDArray[np.bool_]:
 
 
 def _before(x: Floats) -> tuple[Floats, NDArray[np.int64]]:
-    """The last reading before each cell, and how many intervals before; NaN where the cell or that has none."""
+    """The last reading before each cell, and its distance in intervals; NaN if the cell or that reading is missing."""
     columns = np.arange(x.shape[1])
     last = np.maximum.accumulate(np.where(np.isnan(x), -1, columns[None, :]), axis=1)
     last = np.concatenate([np.full((len(x), 1), -1), last[:, :-1]], axis=1)
@@ -125,7 +125,7 @@ def _before(x: Floats) -> tuple[Floats, NDArray[np.int64]]:
 
 
 def _within_a_turn(x: Floats) -> NDArray[np.bool_]:
-    """Rows with values from 0 to 360, or from -180 to 180, on both sides of where these meet."""
+    """Rows with values from 0 to 360, or from -180 to 180, on both sides of the point where the ends meet."""
     low = np.where(np.isnan(x), np.inf, x).min(axis=1, initial=np.inf)
     high = np.where(np.isnan(x), -np.inf, x).max(axis=1, initial=-np.inf)
     is_positive = (low >= 0) & (high <= TURN)
@@ -135,10 +135,10 @@ def _within_a_turn(x: Floats) -> NDArray[np.bool_]:
 
 
 def goes_round(x: Floats) -> NDArray[np.bool_]:
-    """Which rows pass from one end of a turn to the other, again and again, as only an angle does.
+    """Which rows repeatedly pass from one end of a turn to the other, as only an angle does.
 
-    Nearly all of the changes by more than half a turn end next to where they began, on the shorter way round, and
-    on both sides of where the turn closes there are many values: a machine that stands or runs has one of them.
+    Nearly all changes by more than half a turn are small on the shorter way round, and there are many values on
+    both sides of the point where the turn closes: a machine that stands or runs has them only on one side.
     """
     before, _ = _before(x)
     change = np.abs(x - before)
@@ -153,7 +153,7 @@ def goes_round(x: Floats) -> NDArray[np.bool_]:
 
 
 def _mean_direction(x: Floats) -> Floats:
-    """The direction from 0 to 360 that the values of each row add up to."""
+    """The direction, from 0 to 360, of the vector sum of each row's values."""
     turn = np.deg2rad(x)
     degrees: Floats = np.rad2deg(np.arctan2(np.nansum(np.sin(turn), axis=1), np.nansum(np.cos(turn), axis=1)))
     return degrees % TURN
@@ -175,12 +175,12 @@ def taken_in(sensors: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
 
 
 def as_they_are(sensors: pl.DataFrame) -> pl.DataFrame:
-    """A model's `sensors` for readings that were converted before."""
+    """A model's `sensors` for readings that are already converted."""
     return sensors.with_columns(taken=pl.lit(AS_IT_IS), zero=pl.lit(None, pl.Float64))
 
 
 def beforehand(grid: Grid, kinds: pl.DataFrame | None) -> tuple[Grid, pl.DataFrame]:
-    """The grid with its readings converted, and the kinds by which they are not converted again."""
+    """The grid with its readings converted, and kinds that prevent another conversion."""
     without = left_out.without(grid, left_out.sentinels_of(grid.values))
     result = converted(grid, readings_as(without, kinds))
     kind = kind_of(grid.keys, kinds)
@@ -189,7 +189,7 @@ def beforehand(grid: Grid, kinds: pl.DataFrame | None) -> tuple[Grid, pl.DataFra
 
 
 def of_readings(readings: pl.LazyFrame, sensors: pl.DataFrame, column: str, step: timedelta) -> pl.LazyFrame:
-    """`column` of readings (device, tag, time) as a model with these `sensors` takes it, to be shown beside its values."""
+    """`column` of readings (device, tag, time), converted as by a model with these `sensors`, to show with its values."""
     if "taken" not in sensors.columns or not sensors["taken"].is_in([COUNTER, ANGLE]).any():
         return readings
     types = sensors.select(*KEY, "taken", "zero", "pace").lazy()

@@ -1,10 +1,10 @@
-"""The detectors that may stand in for the robust channels, behind one interface.
+"""The detectors that can replace the robust channels, with one interface.
 
-A detector is two functions. `fit(grid, part, seed, ...)`, which may take a number of its own, gives its
-parameters, a frame of plain columns and lists with one row per sensor of `grid` (device and tag first),
-from the columns where `part`. `score(params, grid, first)` gives the scores of all sensors at once, shape
-(S, T - first), for the columns from `first` on: higher is more anomalous, NaN where there is no reading. A sensor's scores
-depend on its own row and readings alone. What p-values they mean, calibration finds out.
+A detector is two functions. `fit(grid, part, seed, ...)`, which may have one more parameter, returns a frame of
+plain columns and lists with one row per sensor of `grid` (device and tag first), fitted
+to the columns selected by `part`. `score(params, grid, first)` returns the scores of all sensors at once, shape
+(S, T - first), for the columns from `first` on: higher is more anomalous, NaN without a reading. A sensor's scores
+depend only on its own row and readings. Calibration turns them into p-values.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,12 +1,12 @@
 """Sensors with one value or a few: how rare a value is, and how long it has lasted.
 
-The p-value of a value is the share of the past readings, with the new one among them, whose value is
+The p-value of a value is the share of readings, past and new, whose value is at least
 as rare (full conformal prediction; Vovk et al. 2005): 1 / (n + 1) for a value never seen, 1 / C(n + k, k) for
-the k-th of such values in a row. A value beyond the extremes is the less likely the further it is out:
-its p-value is divided by 1 plus that distance in widths of the past values. A quantity that drifts in steps shows
-new values all the time: where some came for the first time in the second half of the history, one that is no further
-from a past value than the nearest of them lie apart is as likely as these were, however long it stays. That of a run
-of the same value is the share of readings after a run as long (`grid.age_chances`). The lesser of the
+the k-th such value in a row. The p-value of a value beyond the extremes is divided by 1 plus its distance
+from them in widths of the past values. A quantity that drifts in steps shows new values all the time: if some
+occurred for the first time in the second half of the history, a new value that is no further from a past value than the
+nearest past values are from each other is as likely as these were, however long it stays. The p-value of a run
+of the same value is the share of readings after a run at least as long (`grid.age_chances`). The lesser of the
 two counts, and the score is sqrt(-2 ln p); higher is more anomalous. Values are so coarse that there
 are often fewer alarms than alpha.
 """
@@ -21,12 +21,12 @@ from models.devices.grid import LOOKBACK, Floats, Grid, age_chances, ages, excha
 
 MOST_VALUES = 12
 STATE, VARYING = "state", ("level", "daily", "levels", "wanders", "varies")
-"""Kinds that are set (`models.devices.contracts.KINDS`): of few values, and of many."""
+"""Kinds that can be set (`models.devices.contracts.KINDS`): with few values, and with many."""
 _UNSEEN = MOST_VALUES
 
 
 def is_discrete(x: Floats, kind: pl.Series) -> NDArray[np.bool_]:
-    """Which rows show at most `MOST_VALUES` different values, each five times on average.
+    """Which rows have at most `MOST_VALUES` different values, each five times on average.
 
     Words and rows of the `kind` state are states, however rare their values; rows of a kind in `VARYING` never are.
     """
@@ -39,9 +39,9 @@ def is_discrete(x: Floats, kind: pl.Series) -> NDArray[np.bool_]:
 
 
 def is_coarse(x: Floats) -> NDArray[np.bool_]:
-    """Which rows of at most `MOST_VALUES` different values are those of a quantity, read in coarse steps.
+    """Which rows of at most `MOST_VALUES` different values are those of a quantity in coarse steps.
 
-    They show three or more values, rarer the further they are from the most frequent one; the lowest and the
+    They have three or more values, which are rarer the further they are from the most frequent one; the lowest and the
     highest are at most half as frequent as that one.
     """
     result = np.zeros(len(x), bool)
@@ -61,10 +61,10 @@ def _changes(sorted_values: Floats) -> NDArray[np.bool_]:
 
 
 def fit(grid: Grid) -> pl.DataFrame:
-    """One row per sensor: its values, and the p-values of values and of runs by their length.
+    """One row per sensor: its values, the p-values of values, and those of runs by length.
 
-    `values` in rising order, NaN beyond the last; `p_of_value` has one entry more, for a value never
-    seen. All of the history counts.
+    `values` are in rising order, NaN beyond the last; `p_of_value` has one more entry, for a value never
+    seen. The whole history counts.
     """
     x = grid.values
     absent = np.isnan(x)
@@ -129,7 +129,7 @@ def beyond(x: Floats, low: Floats, high: Floats) -> Floats:
 def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> tuple[Floats, Floats, NDArray[np.int8]]:
     """Scores, p-values and causes (position in `channels.CHANNELS`) of the columns from `first` on.
 
-    NaN and -1 where there is no reading.
+    NaN and -1 without a reading.
     """
     x = grid.values
     values, of_value, of_run = (params[c].to_numpy() for c in ("values", "p_of_value", "p_of_run"))

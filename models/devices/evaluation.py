@@ -1,8 +1,8 @@
-"""How well faults are found: precision, recall and delay per kind of fault, against two baselines.
+"""How well faults are detected: precision, recall and delay per kind of fault, compared with two baselines.
 
-A fault is found when a row of its sensor, or of its device's joint detector, is called an anomaly
-while it lasts; the delay is the number of intervals until then. Precision is the share of the called
-rows, of the devices with this kind of fault, that lie within the fault or up to 30 intervals after.
+A fault is detected if a row of its sensor, or of its device's joint detector, is called an anomaly
+during the fault; the delay is the number of intervals until then. Precision is the share of the called
+rows of devices with this kind of fault that lie within the fault or up to 30 intervals after it.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ _WINDOW = 60
 
 
 def outcomes(anomalies: pl.DataFrame, faulty: Faulty) -> pl.DataFrame:
-    """Per kind of fault: fault, `faults`, `precision`, `recall`, `delay` (median intervals of those found).
+    """Per kind of fault: fault, `faults`, `precision`, `recall`, `delay` (median of detected faults, in intervals).
 
-    `anomalies` has the device, tag and time of each anomaly. Null where there is nothing to divide by.
+    `anomalies` has the device, tag and time of each anomaly. Null if the denominator is zero.
     """
     grid = faulty.grid
     moment = {c: grid.start + pl.col(c) * grid.interval for c in ("start", "end")}
@@ -126,15 +126,15 @@ class Trial:
     model: Model
     options: Options
     fine: pl.DataFrame
-    """The scored rows where there are no faults."""
+    """The scored rows without faults."""
     with_faults: pl.DataFrame
-    """The scored rows where each device has one."""
+    """The scored rows with a fault in each device."""
 
 
 def trial(
     devices: int, start: datetime, *, days: int = 1, hours: int = 3, detector: str = "auto", seed: int = 7
 ) -> Trial:
-    """Train on `days` without faults, score the `hours` after without faults, and with all kinds of them in turn."""
+    """Train on `days` without faults, then score the `hours` after them without faults and with all kinds in turn."""
     past = days * (DAY // timedelta(minutes=1))
     simulation = simulate(devices, start, past + 60 * hours, seed=seed)
     faulty = inject(simulation, list(FAULTS), past, seed=seed)
@@ -152,7 +152,7 @@ def trial(
 
 
 def compare(trial: Trial, alphas: Sequence[float] = (0.01, 0.001), *, baselines: bool = True) -> pl.DataFrame:
-    """The faults as the scenario finds them, and two baselines.
+    """The faults that the scenario detects, and those of two baselines.
 
     Long: `method`, then as `outcomes`, and `alarm_rate`: the share of the readings of the same devices,
     without faults, that are called anomalies; a lost reading does not count as a reading.
@@ -178,10 +178,10 @@ def compare(trial: Trial, alphas: Sequence[float] = (0.01, 0.001), *, baselines:
 
 
 def alarm_outcomes(trial: Trial, per_device_and_day: float) -> pl.DataFrame:
-    """The faults as alarms find them, with a budget of so many false ones.
+    """The faults that alarms detect, with a budget of false alarms.
 
     As `outcomes`, with `false_alarms`: of devices without faults, the alarms that begin in an hour, per device and
-    day. A fault has to reach the level of the hour without faults: so each is the only one of its fleet.
+    day. A fault must reach the level of the hour without faults, as if it were the only one of its fleet.
     """
     hour = pl.col("time").dt.truncate("1h")
     devices, hours = trial.fine["device"].n_unique(), trial.fine.select(hour).n_unique()
@@ -198,7 +198,7 @@ def alarm_outcomes(trial: Trial, per_device_and_day: float) -> pl.DataFrame:
 
 
 def false_alarms(fine: pl.DataFrame, alphas: Sequence[float] = (0.01, 0.001)) -> pl.DataFrame:
-    """Per device without faults and rung: the number of scored `rows`, and how many have p <= each alpha.
+    """Per device without faults and rung: the number of scored `rows`, and the number with p <= each alpha.
 
     Columns device, rung, rows and `at_<alpha>`. Lost readings have the rung `missing`.
     """
@@ -208,9 +208,9 @@ def false_alarms(fine: pl.DataFrame, alphas: Sequence[float] = (0.01, 0.001)) ->
 
 
 def rate_with_error(alarms: pl.Series, rows: pl.Series) -> tuple[float, float]:
-    """Alarms per row over all devices, and half the width of its 95 % interval.
+    """Alarms per row over all devices, and half the width of the 95 % interval.
 
-    One element per device: what a device's rows say together is one observation, since neighbouring
+    One element per device: all rows of a device are one observation, because neighbouring
     anomalies have one cause. The interval is that of a ratio of two means (Cochran 1977, Sampling
     Techniques, chapter 6).
     """

@@ -1,7 +1,7 @@
 """Readings of many sensors as one dense matrix: a row per sensor, a column per interval.
 
-A cell is NaN where the sensor has no reading in the interval. Detectors work on
-such a matrix as a whole. A computation for a cell looks at most `LOOKBACK` intervals back, so its result is
+A cell is NaN if the sensor has no reading in the interval. Detectors work on
+the whole matrix. A computation for a cell looks at most `LOOKBACK` intervals back, so its result is
 the same in the run of any hour.
 """
 
@@ -18,7 +18,7 @@ from models.devices.contracts import KEY, TIME
 Floats = NDArray[np.float64]
 
 LOOKBACK = 60
-"""Intervals before a cell that may be looked at for it."""
+"""Number of intervals before a cell that computations for it may use."""
 DAY = timedelta(days=1)
 _OFTEN = 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -41,7 +41,7 @@ class Grid:
 
     @property
     def index(self) -> NDArray[np.int64]:
-        """Number of each column's interval since 1970: the same interval has the same number in any grid."""
+        """The number of each column's interval, counted from 1970: an interval has the same number in any grid."""
         return (self.start - _EPOCH) // self.interval + np.arange(self.intervals, dtype=np.int64)
 
     @property
@@ -88,7 +88,7 @@ class Panel:
     interval: timedelta
 
     def grids(self, cells: int) -> Iterator[Grid]:
-        """Grids of at most about `cells` cells and one time zone, all sensors of a device in one; keys in their order."""
+        """Grids of about `cells` cells at most and one time zone; all sensors of a device are in one grid, in key order."""
         size = max(1, cells // max(1, self.columns))
         row, column, mean = (self.cells[name].to_numpy() for name in ("row", "column", "mean"))
         zones = self.keys["timezone"]
@@ -122,7 +122,7 @@ def panel_of(
     end: datetime,
     interval: timedelta,
 ) -> Panel:
-    """Readings (device, tag, time, mean) of `keys` from `start` up to, not including, `end`.
+    """Readings (device, tag, time, mean) of `keys` from `start` (included) to `end` (excluded).
 
     Days begin at midnight in the `timezone` of the device, a column that `keys` may have, or UTC. Readings of other
     sensors and other times are left out. Every key has a row, even without a reading.
@@ -161,16 +161,16 @@ def matrix_of(lists: pl.Series, width: int) -> Floats:
 
 
 def lagged(x: Floats, lag: int) -> Floats:
-    """`x` shifted `lag` columns to the right, and NaN before it."""
+    """`x` shifted `lag` columns to the right, with NaN before it."""
     result = np.full_like(x, np.nan)
     result[:, lag:] = x[:, : x.shape[1] - lag]
     return result
 
 
 def row_quantiles(x: Floats, quantiles: tuple[float, ...]) -> Floats:
-    """Quantiles of each row, NaN left out: shape (rows, quantiles); NaN for a row without values.
+    """Quantiles of each row without NaN, shape (rows, quantiles); NaN for a row without values.
 
-    Linear between the order statistics, as numpy's default.
+    Linear between the order statistics, like numpy's default.
     """
     sorted_values = np.sort(x, axis=1)
     count = (~np.isnan(x)).sum(axis=1)
@@ -187,7 +187,7 @@ def row_quantiles(x: Floats, quantiles: tuple[float, ...]) -> Floats:
 
 
 def ages(event: NDArray[np.bool_], cap: int = LOOKBACK) -> NDArray[np.int16]:
-    """Number of columns up to and with this one for which `event` has held without a break, at most `cap`."""
+    """The number of consecutive columns, including this one, for which `event` has held, at most `cap`."""
     age = np.zeros(event.shape, np.int16)
     current = np.zeros(len(event), np.int16)
     for t in range(event.shape[1]):
@@ -199,7 +199,7 @@ def ages(event: NDArray[np.bool_], cap: int = LOOKBACK) -> NDArray[np.int16]:
 def exchangeable(n: NDArray[np.int64], longest: int) -> Floats:
     """1 / C(n + k, k) for k from 1 to `longest`, shape (S, longest).
 
-    The chance that of n + k exchangeable intervals the last k are the ones that no other is like.
+    The chance that, of n + k exchangeable intervals, k special ones are the last k.
     """
     k = np.arange(1, longest + 1)[None, :]
     chances: Floats = np.cumprod(k / (n[:, None] + k), axis=1, dtype=np.float64)
@@ -207,10 +207,10 @@ def exchangeable(n: NDArray[np.int64], longest: int) -> Floats:
 
 
 def age_chances(age: NDArray[np.int16], n: NDArray[np.int64]) -> Floats:
-    """p-values of the ages 1 to LOOKBACK of something that comes and lasts, shape (S, LOOKBACK).
+    """p-values of the ages 1 to LOOKBACK of something that occurs and lasts, shape (S, LOOKBACK).
 
-    The share of the `n` cells at which it had lasted as long, with one more time in the count that
-    lasts as long as they do on average. Beyond the greatest length that twenty times reached, the
+    The share of the `n` cells at which it had lasted at least as long, plus one more occurrence of average
+    length. Beyond the greatest length that twenty occurrences reached, the
     predictive tail of a geometric length, as in `models.devices.calibration`.
     """
     rows = np.arange(len(age))

@@ -1,11 +1,11 @@
-"""The outcomes of verdicts: how many readings were called anomalies, and which of them were in labelled faults.
+"""Ground truth of verdicts: how many readings were called anomalies, and which of them were in labelled faults.
 
-A judged row sums up the intervals of one sensor in one hour, and in one fault where there is one: `hour` (its
-start), `phase` (`during` a fault, `after` it: up to `AFTERMATH` intervals, else null), `fault`, `fault_tag`,
+A judged row summarises the intervals of one sensor in one hour and, if there is one, in one fault: `hour` (its
+start), `phase` (`during` a fault, `after` it for up to `AFTERMATH` intervals, else null), `fault`, `fault_tag`,
 `fault_start`, `readings`, `anomalies`, `first_anomaly`, and how many p-values are at most 0.01 and 0.001. A
-fault concerns its tag, or all tags where that is `*`, and the device's joint detector; where faults
-overlap, the one that began first counts. Labels are taken as complete up to the end of the last one:
-`labelled`. No verdict is pending: what was called is known at once, and labels restate the rest.
+fault concerns its tag, or all tags if that is `*`, and the device's joint detector; if faults
+overlap, the one that began first counts. Labels are assumed to be complete up to the end of the last one:
+`labelled`. No verdict is pending: calls are known at once, and later labels update the rest.
 """
 
 from datetime import datetime, timedelta
@@ -95,9 +95,9 @@ def _marks(rows: pl.LazyFrame, labels: pl.LazyFrame) -> pl.LazyFrame:
 def measures(judged_rows: pl.LazyFrame) -> pl.DataFrame:
     """Long: slice, value_of_slice, metric, value. Slices `all`, `day`, `rung`, `tag`, and `fault` by kind.
 
-    `readings`; `alarm_rate`, called anomalies, and `alarm_rate_at_0.01` and `_0.001`, of readings that are
-    in no fault. Where there are labels: `faults`, `precision` (share of what was called that lies in a
-    fault or just after it), `recall` (share of faults in which something was called), `delay_minutes`
+    `readings`; `alarm_rate`, called anomalies, and `alarm_rate_at_0.01` and `_0.001`, of readings outside
+    faults. With labels: `faults`, `precision` (share of called readings in a
+    fault or just after it), `recall` (share of faults with a called reading), `delay_minutes`
     (median, from the fault's start to the first call).
     """
     day = pl.col("hour").dt.date().alias("day")
@@ -138,7 +138,7 @@ def _of_faults(sums: pl.LazyFrame) -> pl.DataFrame:
 
 
 def tallies(judged_rows: pl.DataFrame) -> pl.DataFrame:
-    """Readings of each day that are in no fault, and how many of them have a p-value of at most `ALPHA`."""
+    """Readings of each day outside faults, and how many of them have a p-value of at most `ALPHA`."""
     normal = judged_rows.filter(_SENSORS, pl.col("phase").is_null())
     days = normal.group_by(pl.col("hour").dt.date().alias("period")).agg(
         pl.col(_AT[ALPHA]).sum().cast(pl.Float64).alias("numerator"), pl.col("readings").sum().alias("rows")
@@ -147,7 +147,7 @@ def tallies(judged_rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def backtest_tallies(backtest: pl.LazyFrame) -> pl.DataFrame:
-    """As `tallies`, of the backtest's unchanged readings."""
+    """As `tallies`, for the backtest's unchanged readings."""
     days = backtest.filter(~pl.col("injected")).group_by(pl.col("time").dt.date().alias("period"))
     counts = days.agg(
         (pl.col("p_value") <= ALPHA).sum().cast(pl.Float64).alias("numerator"),

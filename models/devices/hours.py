@@ -1,4 +1,4 @@
-"""Which hours are to be scored, or scored again, and which a first training may learn from."""
+"""The hours to score or score again, and the hours from which a first training may learn."""
 
 from bisect import bisect_left
 from collections.abc import Collection
@@ -8,7 +8,7 @@ import polars as pl
 
 HOUR = timedelta(hours=1)
 LOOK_BACK = timedelta(days=31)
-"""A run does not look for missing hours further back, so what it reads does not grow with the age of the table."""
+"""A run does not look for missing hours further back, so that the data that it reads does not grow with the table."""
 
 
 LEARNT_SHARE = 2 / 3
@@ -17,10 +17,10 @@ _NEARLY_ALL = 0.99
 
 
 def first_split(readings: pl.LazyFrame, newest: datetime, at_most: int) -> tuple[datetime, int]:
-    """The end of the hours that a first training learns from, and the number of hours up to `newest` that are left to judge.
+    """The end of the hours from which a first training learns, and the number of later hours up to `newest` to judge.
 
-    At most `at_most` and a third of all, so that no hour is judged by a model that learnt from it. A single
-    hour cannot be split: it serves for both.
+    These are at most `at_most` and at most a third of all hours, so that no hour is judged by a model that learnt from it.
+    A single hour cannot be split: it serves for both.
     """
     first = readings.select(pl.col("time").min().dt.truncate("1h")).collect(engine="streaming").item()
     hours = (newest - first) // HOUR
@@ -33,7 +33,7 @@ def first_split(readings: pl.LazyFrame, newest: datetime, at_most: int) -> tuple
 def devices_behind(readings: pl.LazyFrame, newest: datetime, memory_hours: int) -> str | None:
     """A message if most devices end more than `memory_hours` before `newest`; else None.
 
-    The few that go on may have a clock that is ahead.
+    The clocks of the few others may be ahead.
     """
     by_device = _ends(readings, newest)
     behind, last = _behind(by_device, newest, memory_hours)
@@ -88,9 +88,9 @@ def due_hours(
 ) -> list[datetime]:
     """The ends of the complete hours up to `newest` that are not among `published_as_ofs`, oldest first.
 
-    They begin with the first published one, `LOOK_BACK` before `newest` at most; where none is published, with the
-    newest `at_most`. Hours without a requested sensor are left out: those before the first reading, and
-    those more than `memory_hours` after the one before.
+    They begin with the first published hour, at most `LOOK_BACK` before `newest`; if none is published, there are
+    the newest `at_most`. Hours without a requested sensor are left out: those before the first reading, and
+    those more than `memory_hours` after the previous reading.
     """
     recent = {end for end in published_as_ofs if newest - LOOK_BACK < end <= newest}
     first = newest - HOUR * (at_most - 1)
@@ -107,9 +107,9 @@ def due_hours(
 
 
 def changed_hours(before: pl.LazyFrame, now: pl.LazyFrame, ends: Collection[datetime]) -> list[datetime]:
-    """The hours, of those that end at `ends`, with more readings `now` than `before`, oldest first.
+    """The hours among `ends` (their ends) with more readings `now` than `before`, oldest first.
 
-    Readings are only added, so an hour with the same number is unchanged.
+    Readings are only added, so an hour with the same number of readings is unchanged.
     """
     if not ends:
         return []
@@ -124,6 +124,6 @@ def _readings_by_end(readings: pl.LazyFrame, since: datetime, until: datetime) -
 
 
 def _has_reading(starts: list[datetime], since: datetime, until: datetime) -> bool:
-    """Whether one of the sorted `starts` of hours lies from `since` up to, not including, `until`."""
+    """Whether one of the sorted `starts` of hours lies between `since` (included) and `until` (excluded)."""
     place = bisect_left(starts, since)
     return place < len(starts) and starts[place] < until

@@ -1,10 +1,10 @@
 """Incidents: the anomalies of a device that belong together, so that one fault is one alarm.
 
-Anomalies of a tag and of a kind (`missing`, `flat`, or any other cause) follow each other as long as no more
-than the cooldown lies between them, also from one hour to the next. An incident holds those of a device's tags
-that are of one kind and begin within `TOGETHER` of each other, or of its start; what begins later on another tag is
-an incident of its own, so an open one hides nothing. An incident becomes an alarm in the first hour in which one
-of its tags is among the alarming ones (`models.devices.alarms`), and again where its score doubles.
+Anomalies of one tag and kind (`missing`, `flat`, or any other cause) form a strand as long as at most
+the cooldown lies between them, also from one hour to the next. An incident holds the strands of a device's tags
+that are of one kind and begin within `TOGETHER` of each other, or of its start; a strand that begins later on another tag
+is a separate incident, so an open incident hides nothing. An incident becomes an alarm in the first hour in which one
+of its tags is among the alarming ones (`models.devices.alarms`), and again if its score doubles.
 """
 
 from datetime import datetime, timedelta
@@ -42,9 +42,9 @@ INCIDENTS: dict[str, Any] = {
     "is_new_alarm": pl.Boolean,
     "is_open": pl.Boolean,
 }
-"""`end` is that of the last anomalous interval. `tag`, `score` (higher is more anomalous), `p_value`, `cause`,
-`value`, `expected`, `low` and `high` are those of the most unusual reading, the one of the least p-value.
-`is_new_alarm`: it became an alarm in this run, or a worse one. `is_open`: an anomaly now would still belong to it."""
+"""`end` is the end of the last anomalous interval. `tag`, `score` (higher is more anomalous), `p_value`, `cause`,
+`value`, `expected`, `low` and `high` are those of the most unusual reading, which has the lowest p-value.
+`is_new_alarm`: it became an alarm, or a worse one, in this run. `is_open`: an anomaly now would still belong to it."""
 
 
 def incidents(
@@ -57,8 +57,8 @@ def incidents(
 ) -> pl.DataFrame:
     """Incidents (see `INCIDENTS`) after the hour that ends at `as_of`, by device and start.
 
-    `rows` are the hour's published rows, `alarm_keys` the keys (device, tag) that show enough for an alarm. `previous`
-    are the incidents that the last run before it returned; of those only the ones that may go on are used. Returned are
+    `rows` are the hour's published rows, `alarm_keys` the keys (device, tag) that alarm. `previous`
+    are the incidents of the last run before it; only those that may continue are used. The result has
     the incidents with an anomaly in this hour, and those that are still open.
     """
     past = _still_open(previous, as_of)
@@ -154,9 +154,9 @@ def _by_incident(strands: pl.DataFrame, alarm_keys: pl.DataFrame) -> pl.DataFram
 
 
 def _merge(past: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
-    """Incidents that go on: from their first anomaly to the last, with the peak of the lesser p-value.
+    """Incidents that continue: from their first anomaly to the last, with the peak of the lesser p-value.
 
-    Where the alarm rings again, the new peak replaces the old one, so that the score has to double once more for the next.
+    If the alarm rings again, the new peak replaces the old one, so that the score must double once more for the next.
     """
     if past.is_empty():
         return past
@@ -179,16 +179,16 @@ def _merge(past: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
 def what_happened() -> pl.Expr:
     """The observed and the expected value, in words, for rows with the columns of `INCIDENTS`."""
     value, low, high, expected = (shown(c) for c in ("value", "low", "high", "expected"))
-    band = pl.format("{} where {} to {} is normal", value, low, high)
-    state = pl.format("in the state {}, which is rare or new for it", value)
+    band = pl.format("{}, but {} to {} is normal", value, low, high)
+    state = pl.format("in the state {}, which is rare or new for this sensor", value)
     by_cause = {
         "value": pl.when(pl.col("value") >= LEAST).then(state).otherwise(band),
-        "jump": pl.format("a jump to {}, normal by itself is {} to {}", value, low, high),
-        "level": pl.format("around {} for a while, where {} is expected", value, expected),
+        "jump": pl.format("a jump to {}; {} to {} is normal for a single reading", value, low, high),
+        "level": pl.format("around {} for a while, but {} is expected", value, expected),
         "spread": pl.lit("varies more or less than usual"),
         "flat": pl.format("stays at {}", value),
         "missing": pl.lit("sends no readings"),
-        "joint": pl.lit("the sensors do not go together as usual"),
+        "joint": pl.lit("the sensors do not have their usual relations"),
     }
     sentence = pl.coalesce(
         *(

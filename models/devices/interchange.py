@@ -1,7 +1,7 @@
-"""Detectors of a devices bundle as ONNX graphs, one per kind for all sensors; and the same for frames of readings.
+"""Detectors of a devices bundle as ONNX graphs, one per kind for all sensors, and their scores for frames of readings.
 
-A graph takes the number of a sensor and its readings per row: its parameters are columns of the graph, as they are
-of the bundle, so that thousands of sensors are one file and one call.
+The inputs of a graph are, per row, the number of a sensor and its readings. As in the bundle, parameters are columns in
+the graph, so that thousands of sensors need only one file and one call.
 """
 
 from collections.abc import Callable
@@ -23,12 +23,12 @@ from models.interchange import Graph, Interchange, Port
 from models.onnx_graphs import Builder
 
 _OUTSIDE = (
-    "Which graph scores a sensor: `sensors` in interchange.json has the rung of each under `missing`. `robust_*` is "
-    "`robust`; `constant` and `few_values` are `discrete`; `none`, and a sensor that is not there, `pooled`.",
+    "The choice of the graph for a sensor: `sensors` in interchange.json has the rung of each under `missing`. The graph "
+    "of `robust_*` is `robust`; of `constant` and `few_values`, `discrete`; of `none` and absent sensors, `pooled`.",
     "The p-value of the `pooled` distance: `2 * scipy.special.stdtr(sensors - 1, -score)` with the tag's `sensors` in "
-    "plain/pooled.parquet, since ONNX has no Student's t.",
-    "Verdicts and bands: a reading is an anomaly where its p-value is at most the alpha of the run. A missing one has a "
-    f"row where its p-value is at most {HIGHEST_ALPHA}.",
+    "plain/pooled.parquet, because ONNX has no Student's t.",
+    "Verdicts and bands: a reading is an anomaly if its p-value is at most the alpha of the run. A missing reading has a "
+    f"row if its p-value is at most {HIGHEST_ALPHA}.",
     "Flat lines as a finding of a key, incidents and alarms.",
 )
 _INPUTS = (
@@ -38,12 +38,11 @@ _INPUTS = (
 
 
 def interchange(model: Model) -> Interchange:
-    """A graph for each kind of detector that some sensor of the bundle has, and one for all p-values.
+    """A graph for each kind of detector in the bundle, and one for all p-values.
 
-    `sensors` of the facts names, by graph, the sensors, tags or devices by their numbers; under `missing`
-    all sensors, with the rung that scores each, its time zone, and its pace: so many intervals of the store are one of
-    its windows'.
-    Where that is another detector, `robust` serves `joint` only.
+    `sensors` of the facts lists, for each graph, its sensors, tags or devices in the order of their numbers; under
+    `missing` all sensors, with the rung that scores each, its time zone, and its pace (the number of intervals of the
+    store in one interval of its windows). For sensors with another detector, `robust` serves only `joint`.
     """
     corrections = model.frames.get("corrections", pl.DataFrame())
     kinds: tuple[tuple[str, str, Callable[[pl.DataFrame], Graph]], ...] = (
@@ -79,7 +78,7 @@ def _intervals(model: Model, params: pl.DataFrame) -> NDArray[np.int64]:
 
 
 def _one_class_svm(params: pl.DataFrame) -> Graph:
-    """As `models.devices.one_class_svm.score`; padding has a weight of zero."""
+    """As `models.devices.one_class_svm.score`; padding has weight zero."""
     builder = Builder()
     widest = max(int(params["support"].list.len().max()), 1)  # type: ignore[arg-type]
     center, scale, gamma, intercept = (
@@ -137,7 +136,7 @@ def _isolation_forest(params: pl.DataFrame) -> Graph:
 
 
 def _pooled(params: pl.DataFrame) -> Graph:
-    """As `models.devices.pooled.score`: the distance from the middle of all sensors of the tag."""
+    """As `models.devices.pooled.score`: the distance from the centre of all sensors of the tag."""
     builder = Builder()
     center, scale = (builder.rows(params[name].to_numpy(), "sensor") for name in ("center", "scale"))
     distance = builder.op("Div", builder.op("Abs", builder.op("Sub", "value", center)), scale)
@@ -147,8 +146,8 @@ def _pooled(params: pl.DataFrame) -> Graph:
 def estimate(model: Model, rows: pl.DataFrame) -> pl.DataFrame:
     """The published columns (see `models.devices.rows.SCORES`) for readings per interval, all sensors at once.
 
-    `rows` has `device`, `tag`, `time` (UTC, the start of the interval) and `mean`. The first 60 intervals are
-    what the detectors look back at, and have rows of their own all the same: they are scored by what is before them.
+    `rows` has `device`, `tag`, `time` (UTC, the start of the interval) and `mean`. The first 60 intervals, at which
+    the detectors look back, also have rows: they are scored from the intervals before them.
     """
     options = Options.of(model.options)
     keys = rows.select(*KEY).unique().sort(*KEY)

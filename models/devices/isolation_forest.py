@@ -1,7 +1,7 @@
 """scikit-learn's isolation forest on one sensor's values, as a step function.
 
-The score is the negative of scikit-learn's `decision_function`: higher is more anomalous, 0 is its own
-threshold. With a single feature the summed depth of all trees is a step function of the value: its
+The score is the negative of scikit-learn's `decision_function`: higher is more anomalous, 0 is scikit-learn's
+threshold. With a single feature, the summed depth of all trees is a step function of the value: its
 steps are the trees' thresholds in order. Only they are stored, and scoring looks up a
 value among them.
 
@@ -28,9 +28,9 @@ SCHEMA: dict[str, Any] = {
 
 
 def fit(grid: Grid, part: NDArray[np.bool_], seed: int = 7, *, trees: int = TREES) -> pl.DataFrame:
-    """One row per sensor: the steps of its forest. `depth` has one entry more than `threshold`.
+    """One row per sensor: the steps of its forest. `depth` has one more entry than `threshold`.
 
-    Trained on the readings in the columns where `part`.
+    Trained on the readings in the columns selected by `part`.
     """
     from sklearn.ensemble import IsolationForest
 
@@ -71,7 +71,7 @@ def _depths(tree: Any) -> Floats:
 
 
 def _average_path(samples: NDArray[np.int64]) -> Floats:
-    """Mean depth of a leaf in a random tree grown fully on so many samples."""
+    """Mean depth of a leaf in a fully grown random tree of this many samples."""
     n = samples.astype(float)
     large = np.maximum(n, 3.0)
     length = 2 * (np.log(large - 1) + np.euler_gamma) - 2 * (large - 1) / large
@@ -81,7 +81,7 @@ def _average_path(samples: NDArray[np.int64]) -> Floats:
 def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> Floats:
     """Scores (S, T - first) of `grid`'s columns from `first` on; `params` has its sensors in its order.
 
-    NaN where there is no reading. Values are compared as scikit-learn does it, in single precision.
+    NaN without a reading. Values are compared in single precision, as in scikit-learn.
     """
     x = grid.values[:, first:]
     single = x.astype(np.float32).astype(np.float64)
@@ -98,7 +98,7 @@ def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> Floats:
 def _position(
     steps: Floats, begin: NDArray[np.int64], sizes: NDArray[np.int64], x: Floats
 ) -> NDArray[np.int64]:
-    """How many of a sensor's steps lie below each of its values: a binary search for all at once."""
+    """The number of a sensor's steps below each of its values: one binary search for all."""
     low = np.repeat(begin[:, None], x.shape[1], axis=1)
     high = low + sizes[:, None]
     end = high.copy()

@@ -1,15 +1,14 @@
 """The detector of a device over all its tags, for anomalies that no single sensor shows, such as a broken correlation.
 
 The tags' distances from their expected values, each in its own scale, are compared with their usual
-correlation: the squared Mahalanobis distance (`whole`), and the part of it in the directions in which
-the tags together vary little, less than half of what one does by itself (`residual`, as of a principal
-component analysis). Each is brought to a standard normal by Wilson & Hilferty's cube root, and taken
-by itself and as its recent weighted mean in its own scale; the score is the greatest of the four.
-Higher is more anomalous. Where tags are missing, the whole is the distance of the others by
-themselves, and there is no residual.
+correlation: the squared Mahalanobis distance (`whole`), and the part of it in the directions with little joint
+variance, less than half that of a single tag (`residual`, as in principal component analysis). Each is transformed
+to a standard normal by Wilson & Hilferty's cube root, and used both by itself and as its recent weighted mean in
+its own scale; the score is the greatest of the four.
+Higher is more anomalous. If tags are missing, the whole is the distance of the others, and there is no residual.
 
 Wilson & Hilferty (1931), PNAS 17(12). The correlation is estimated from distances clipped at three
-scales and shrunk a little towards none.
+scales and shrunk slightly towards zero.
 """
 
 from collections.abc import Iterator
@@ -49,7 +48,7 @@ _WEAK = 0.5
 
 
 def members(keys: pl.DataFrame) -> pl.DataFrame:
-    """Sensors (device, tag) -> one row per device of at least two tags: device, `tags` by name."""
+    """Sensors (device, tag) -> one row per device with at least two tags: device, `tags` by name."""
     return (
         keys.select(*KEY)
         .sort(*KEY)
@@ -82,9 +81,9 @@ def groups(
 
 
 def fit(units: Floats, keys: pl.DataFrame, part: NDArray[np.bool_]) -> pl.DataFrame:
-    """One row per device of at least two tags, see `SCHEMA`.
+    """One row per device with at least two tags, see `SCHEMA`.
 
-    `units` (S, T) are the distances of the sensors `keys` in their own scales; fitted where `part`.
+    `units` (S, T) are the distances of the sensors `keys` in their own scales; `part` selects the columns for the fit.
     """
     devices = members(keys)
     frames = []
@@ -119,7 +118,7 @@ def _matrices(x: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
 
 
 def _usual_mean(normal: Floats, part: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Center and scale of the recent weighted mean; the scale at least that of AR(1) noise."""
+    """Centre and scale of the recent weighted mean; the scale is at least that of AR(1) noise."""
     inside = np.where(part[None, :], np.clip(normal, -_CLIP_FIT, _CLIP_FIT), np.nan)
     middle = row_quantiles(inside, (0.5,))
     width = robust_scale(inside)
@@ -148,7 +147,7 @@ def _correlation(x: Floats) -> Floats:
 
 
 def _normal(squares: Floats, count: Floats | NDArray[np.int64]) -> Floats:
-    """Squared distances in `count` directions as if they were standard normal; NaN for none."""
+    """Squared distances in `count` directions, transformed to standard normal; NaN for no direction."""
     share = 2 / (9 * np.maximum(count, 1))
     return np.where(
         count < 1, np.nan, ((squares / np.maximum(count, 1)) ** (1 / 3) - (1 - share)) / np.sqrt(share)
@@ -156,14 +155,14 @@ def _normal(squares: Floats, count: Floats | NDArray[np.int64]) -> Floats:
 
 
 def _whole(x: Floats, precision: Floats) -> tuple[Floats, Floats]:
-    """The whole distance of x (n, d, T): as a standard normal and as it is, (n, T); NaN for fewer than two tags."""
+    """The whole distance of x (n, d, T), as a standard normal and unchanged, (n, T); NaN for fewer than two tags."""
     squares, tags = squared_distances(x, precision)
     few = tags < 2
     return np.where(few, np.nan, _normal(squares, tags)), np.where(few, np.nan, np.sqrt(squares))
 
 
 def _residual(x: Floats, matrix: Floats, directions: NDArray[np.int64]) -> Floats:
-    """The distance in the weak directions as a standard normal, (n, T); NaN where a tag is missing."""
+    """The distance in the weak directions as a standard normal, (n, T); NaN if a tag is missing."""
     squares = _quadratic(np.clip(x, -CLIP, CLIP), matrix)
     return np.where(directions[:, None] < 1, np.nan, _normal(np.maximum(squares, 0.0), directions[:, None]))
 
@@ -179,7 +178,7 @@ def _quadratic(x: Floats, matrix: Floats) -> Floats:
 def squared_distances(x: Floats, precision: Floats) -> tuple[Floats, NDArray[np.int64]]:
     """Squared Mahalanobis distances (n, T) of x (n, d, T), and the number of tags in each.
 
-    Cells that lack tags have the distance of the others: the least over all values of the missing tags.
+    Cells that lack tags have the distance of the others: the minimum over all values of the missing tags.
     """
     present = ~np.isnan(x)
     values = np.clip(np.where(present, x, 0.0), -CLIP, CLIP)
@@ -194,7 +193,7 @@ def squared_distances(x: Floats, precision: Floats) -> tuple[Floats, NDArray[np.
 
 
 def _of_present(x: Floats, present: NDArray[np.bool_], precision: Floats) -> Floats:
-    """Distances of rows x (n, d) over the tags that are `present`: the missing ones minimise the distance."""
+    """Distances of rows x (n, d) over the tags that are `present`: the minimum over values of the missing tags."""
     absent = ~present
     system = np.where(absent[:, :, None] & absent[:, None, :], precision, 0.0)
     tags = np.arange(x.shape[1])
@@ -213,7 +212,7 @@ def _of_present(x: Floats, present: NDArray[np.bool_], precision: Floats) -> Flo
 def score(params: pl.DataFrame, units: Floats, keys: pl.DataFrame, first: int = 0) -> tuple[Floats, Floats]:
     """Scores and Mahalanobis distances (devices, T - first) of `params`' devices, in their order.
 
-    `units` as in `fit`. NaN where fewer than two of the tags have a reading.
+    `units` as in `fit`. NaN if fewer than two of the tags have a reading.
     """
     shape = (params.height, units.shape[1] - first)
     scores, distance = np.full(shape, np.nan), np.full(shape, np.nan)

@@ -1,9 +1,9 @@
 """The joint detectors of all devices as an ONNX graph.
 
-Matrices of devices with different numbers of tags are concatenated in one tensor; a row takes those of its
-device, with zeros up to the most tags that any device has. In place of the system of equations that
-`models.devices.joint` solves for the missing tags, these are eliminated one after the other: what remains of the
-inverse correlation is that of the others by themselves (its Schur complement).
+Matrices of devices with different numbers of tags are concatenated in one tensor; a row uses those of its
+device, padded with zeros to the maximum number of tags. Instead of solving a system of equations for the missing tags,
+as `models.devices.joint` does, the graph eliminates them one after the other: the rest of the
+inverse correlation is that of the other tags (its Schur complement).
 """
 
 import numpy as np
@@ -15,12 +15,12 @@ from models.devices.window_graphs import RECENT, UNITS, weighted_mean
 from models.interchange import Graph, Port
 from models.onnx_graphs import Builder
 
-_SCORE = Port("score", "double", (), "higher is more anomalous; NaN where fewer than two tags have a reading")
+_SCORE = Port("score", "double", (), "higher is more anomalous; NaN if fewer than two tags have a reading")
 _TINY = 1e-300
 
 
 def joint(params: pl.DataFrame) -> Graph:
-    """As `models.devices.joint.score`; tags that a device does not have may hold anything."""
+    """As `models.devices.joint.score`; the values of tags that a device does not have are ignored."""
     builder = Builder()
     sizes = params["tags"].list.len().to_numpy().astype(np.int64)
     widest = int(sizes.max())
@@ -58,7 +58,9 @@ def joint(params: pl.DataFrame) -> Graph:
 
 def _inputs(widest: int) -> tuple[Port, Port]:
     columns = tuple(f"tag {tag}: {column}" for tag in range(widest) for column in UNITS.columns)
-    about = "`units` of the graph `robust` of each of the device's `tags`, one after the other, then anything"
+    about = (
+        "`units` of the graph `robust` for each of the device's `tags`, in order; further values are ignored"
+    )
     return (
         Port("device", "int64", (), "number of the device, by `sensors` in interchange.json"),
         Port("units", "double", columns, about),
@@ -76,7 +78,7 @@ def _tags(builder: Builder, size: str, widest: int) -> tuple[str, str]:
 
 
 def _matrices(builder: Builder, lists: pl.Series, sizes: np.ndarray, widest: int) -> str:
-    """The matrix of each row's device (rows, widest, widest), with zeros for the tags that it does not have."""
+    """The matrix of each row's device (rows, widest, widest), with zeros for tags that the device lacks."""
     values = np.append(lists.explode(empty_as_null=False).to_numpy(), 0.0)
     begin = np.concatenate([[0], np.cumsum(sizes**2)])[:-1]
     first, size = (builder.rows(n[:, None, None], "device", np.int64) for n in (begin, sizes))

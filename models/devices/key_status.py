@@ -1,4 +1,4 @@
-"""The status of each requested key in an hour, its rung, and the reason if it has no verdict of its own."""
+"""The status of each requested key in an hour, its rung, and the reason if its own detector gives no verdict."""
 
 import numpy as np
 import polars as pl
@@ -14,12 +14,12 @@ _FLAT_LENGTH = 5
 
 
 def no_keys() -> pl.DataFrame:
-    """No rows of device, tag, `status`, `rung` and `reason`."""
+    """A frame of device, tag, `status`, `rung` and `reason` without rows."""
     return pl.DataFrame(schema=[(c, pl.String) for c in (*KEY, "status", "rung", "reason")])
 
 
 def of_joint(keys: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame:
-    """The `keys` of joint detectors with status, rung and reason; `counts` has the number of `rows` of each that exists."""
+    """The `keys` of joint detectors with status, rung and reason; `counts` has the number of `rows` of existing ones."""
     rows = pl.col("rows")
     return keys.join(counts, on=list(KEY), how="left", maintain_order="left").select(
         *KEY,
@@ -78,7 +78,7 @@ def _rung() -> pl.Expr:
 def _reason() -> pl.Expr:
     last = pl.col("last").dt.strftime("%Y-%m-%d %H:%M")
     few = pl.format("too few readings in the history for a detector of its own: {}", "readings")
-    silent = pl.format("silent: no reading in the hour; the last one that training saw is of {}", last)
+    silent = pl.format("silent: no reading in the hour; the last one before the training is from {}", last)
     return (
         pl.when(pl.col("count") == 0, pl.col("is_silent"))
         .then(silent)

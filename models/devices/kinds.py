@@ -11,18 +11,18 @@ from models.devices.contracts import KEY
 from models.devices.conversion import ANGLE, COUNTER
 
 _KINDS = {
-    "robust_level": ("varies about a level", "readings keep to one level"),
+    "robust_level": ("varies around a level", "readings stay at one level"),
     "robust_seasonal": ("varies with the day", "readings follow the time of day in {}"),
-    "robust_regimes": ("levels of its own", "readings stay at one of several levels for a while"),
-    "robust_local": ("wanders", "readings keep to no level: each is compared with those just before it"),
+    "robust_regimes": ("several levels", "readings stay at one of several levels for a while"),
+    "robust_local": ("wanders", "readings stay at no level: each is compared with those just before it"),
     "one_class_svm": ("varies", "--detector one_class_svm"),
     "isolation_forest": ("varies", "--detector isolation_forest"),
-    "constant": ("constant", "the history holds one value only"),
-    "few_values": ("few values", "the history holds a few values that come again and again"),
+    "constant": ("constant", "the history holds only one value"),
+    "few_values": ("few values", "the history holds a few values that recur"),
     "none": ("unknown", "too little history for a detector of its own"),
 }
 _RISES = "it rises and starts again: judged by its rise in an interval"
-_GOES_ROUND = "it goes round: taken the shorter way round"
+_GOES_ROUND = "an angle: measured the shorter way round"
 
 
 def kinds(frames: Mapping[str, pl.DataFrame], settings: Mapping[str, Any]) -> pl.DataFrame:
@@ -45,7 +45,7 @@ def kinds(frames: Mapping[str, pl.DataFrame], settings: Mapping[str, Any]) -> pl
         )
     if "discrete" in frames:
         facts = facts.join(frames["discrete"].select(*KEY, "distinct"), on=list(KEY), how="left")
-        several = pl.format("the history holds {} values that come again and again", "distinct")
+        several = pl.format("the history holds {} values that recur", "distinct")
         facts = facts.with_columns(
             pl.when(pl.col("rung") == "few_values").then(several).otherwise("why").alias("why")
         )

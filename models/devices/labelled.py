@@ -1,4 +1,4 @@
-"""How many alarms were right, by the verdicts of people and the labels of known faults."""
+"""The share of alarms that were right, by the verdicts of people and the labels of known faults."""
 
 from datetime import datetime, timedelta
 
@@ -11,12 +11,12 @@ RECENT = timedelta(days=30)
 
 
 def precision(incidents: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFrame:
-    """By `tag` of the most unusual reading, and of `all`, the alarms of the last `RECENT` time up to `until`.
+    """The alarms in the time `RECENT` up to `until`, by `tag` of the most unusual reading, and of `all`.
 
-    `alarms`, and of these `labelled` ones; by label `fault`, `false_alarm`, `new_normal`; `precision`, the share of faults
-    among those with a label, null where none has one. Of several labels the last that was given counts; a verdict more
-    than a known fault. `incidents` are rows of `models.devices.incidents.INCIDENTS` with `as_of`; they are not read where
-    there is no label at all, and there are no rows.
+    The number of `alarms` and of `labelled` ones; by label, `fault`, `false_alarm`, `new_normal`; `precision`, the share
+    of faults among labelled alarms, null if there are none. Of several labels, the newest one counts; a verdict takes
+    precedence over a known fault. `incidents` are rows of `models.devices.incidents.INCIDENTS` with `as_of`; without any
+    label, they are not read, and the result has no rows.
     """
     labels = _labels(tables)
     if labels.is_empty():
@@ -44,7 +44,7 @@ def precision(incidents: pl.LazyFrame, tables: Frames, until: datetime) -> pl.Da
 
 
 def _labels(tables: Frames) -> pl.DataFrame:
-    """Known faults and verdicts: device, `of` which tag, `since`, `over`, verdict, and the time `at` which it was given."""
+    """Known faults and verdicts: device, the tag (`of`), `since`, `over`, verdict, and the time `at` which it was given."""
     names = {"device": "device", "tag": "of", "start": "since", "end": "over"}
     place = [pl.col(name).alias(label) for name, label in names.items()]
     never = pl.lit(None, pl.Datetime("us", "UTC")).alias("at")

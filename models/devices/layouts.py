@@ -12,7 +12,7 @@ _NO_STATE = ("unavailable", "unknown", "none", "")
 
 
 def _of_its_file(files: Sequence[SourceFile], _: LayoutRequest) -> list[SourceFile]:
-    """One series a file: a list of points, or a CSV with a time and a value; the file's name is the device."""
+    """One series per file: a list of points, or a CSV with a time and a value; the file's name is the device."""
     return [
         SourceFile(p.name, p.frame.with_columns(device=pl.lit(p.stem)))
         for p in (with_header(file, ("timestamp", "value")) for file in files)
@@ -20,8 +20,8 @@ def _of_its_file(files: Sequence[SourceFile], _: LayoutRequest) -> list[SourceFi
 
 
 def _variables(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
-    """A column per variable, or, in a folder or zip, a file per variable, named after it: of the device that the source
-    is named after."""
+    """A column per variable or, in a folder or zip archive, a file per variable, named after it; the source is named
+    after the device."""
     result = []
     for file in (with_header(one, ("timestamp", "value")) for one in files):
         (time, values) = time_and_others(file, request)
@@ -37,7 +37,7 @@ def _variables(files: Sequence[SourceFile], request: LayoutRequest) -> list[Sour
 
 
 def _components(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
-    """A folder of an asset with a file or a folder per component, whose tags are `component.sensor`; label ranges."""
+    """An asset's folder with a file or a folder per component, whose tags are `component.sensor`; label ranges."""
     if request.table == "labels":
         return _label_ranges(files, request)
     result = []
@@ -53,8 +53,8 @@ def _components(files: Sequence[SourceFile], request: LayoutRequest) -> list[Sou
 def _label_ranges(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     if "readings" not in request.sources and "device" not in request.mapping:
         raise ContractError(
-            "labels: ranges of AWS Lookout for Equipment do not name their asset. Expected --source, whose name is that "
-            "of the asset, together with --labels."
+            "labels: ranges of AWS Lookout for Equipment do not name their asset. Expected --labels together with "
+            "--source, which is named after the asset."
         )
     defaults = {"device": pl.lit(request.sources.get("readings")), "fault": pl.lit("fault")}
     ranges = [with_header(file, ("start", "end")) for file in files]
@@ -67,7 +67,7 @@ def _label_ranges(files: Sequence[SourceFile], request: LayoutRequest) -> list[S
 
 
 def _dimensions(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
-    """Rows of a time, dimensions and measures: text names what is measured, numbers are measures."""
+    """Rows with a time, dimensions and measures: text columns are dimensions, numbers are measures."""
     result = []
     for file in files:
         time, others = time_and_others(file, request)
@@ -88,7 +88,7 @@ def _dimensions(files: Sequence[SourceFile], request: LayoutRequest) -> list[Sou
 def _influx(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """Tags other than InfluxDB's own name the device; the tag is `measurement.field`.
 
-    Pivoted rows have a column per field: those that hold only numbers, unless one is mapped to the device.
+    Pivoted rows have a column per field: all columns of numbers, unless one is mapped to the device.
     """
     result = []
     for file in files:
@@ -113,9 +113,9 @@ def _influx(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceF
 
 
 def _states(files: Sequence[SourceFile], _: LayoutRequest) -> list[SourceFile]:
-    """States of entities; those of an entity that is unavailable are not readings.
+    """States of entities; the states of an unavailable entity are not readings.
 
-    A minimal response names the entity with its first state alone.
+    A minimal response names the entity only with its first state.
     """
     is_state = ~pl.col("state").cast(pl.String).str.to_lowercase().is_in(_NO_STATE)
     entity = pl.col("^entity_id$").forward_fill()
@@ -126,7 +126,7 @@ def _states(files: Sequence[SourceFile], _: LayoutRequest) -> list[SourceFile]:
 
 
 def _numeric(file: SourceFile, columns: Sequence[str]) -> set[str]:
-    """Those of the columns that hold only numbers."""
+    """The columns that hold only numbers."""
     text = pl.col(columns).cast(pl.String).str.strip_chars()
     numbers = text.cast(pl.Float64, strict=False).is_not_null() | text.is_null() | (text == "")
     numeric = file.frame.select(numbers.all()).collect().row(0, named=True)
@@ -134,7 +134,7 @@ def _numeric(file: SourceFile, columns: Sequence[str]) -> set[str]:
 
 
 def _long(file: SourceFile, time: str, values: Sequence[str], index: Sequence[str] = ()) -> pl.LazyFrame:
-    """A row (`time`, `tag`, `value`) for each cell of the columns `values` that is not empty."""
+    """A row (`time`, `tag`, `value`) for each non-empty cell of the columns `values`."""
     same = file.frame.with_columns(pl.col(values).cast(pl.String) if _mixed(file, values) else pl.col(values))
     long = same.unpivot(values, index=[time, *index], variable_name="tag", value_name="value")
     return long.rename({time: "time"}).filter(pl.col("value").is_not_null())
@@ -169,8 +169,8 @@ LAYOUTS = {
         arrange=_components,
     ),
     "iot-hub": Layout(
-        "Azure IoT Hub: routed messages in Avro or JSON lines; the device is the one that the hub names, and each number "
-        "in a body is a tag",
+        "Azure IoT Hub: routed messages in Avro or JSON lines; the hub names the device, and each number in a body "
+        "is a tag",
         {"device": ("SystemProperties.connectionDeviceId",)},
     ),
     "influxdb": Layout(

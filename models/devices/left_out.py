@@ -1,8 +1,8 @@
-"""Readings that detectors do not learn from: those in labelled faults, and codes that stand for no reading.
+"""Readings from which detectors do not learn: those in labelled faults, and codes that stand for a missing reading.
 
-A sentinel is a value such as -999 or 65535 that a gateway writes where it has no reading. It lies far outside
+A sentinel is a value such as -999 or 65535 that a gateway writes if it has no reading. It lies far outside
 the sensor's other values and is exactly the same each time: a well-known code, or a value that recurs, each time for
-a single interval. A sentinel that training finds counts as a missing reading, in training and in scoring.
+a single interval. A sentinel that training identifies counts as a missing reading, in training and in scoring.
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ _FEWEST_TIMES, _FEWEST_TIMES_UNKNOWN = 2, 5
 _NINES = tuple(float("9" * digits) for digits in range(2, 8))
 _BITS = (32767, 32768, 65535, 65534, 8388607, 8388608, 2**31 - 1, 2**31, 2**32 - 1)
 CODES = frozenset({*_NINES, 999.9, 99.99, 999.25, 9999.9, *map(float, _BITS)})
-"""Magnitudes of values that often stand for no reading."""
+"""Magnitudes of values that often stand for a missing reading."""
 
 
 def sentinels_of(x: Floats) -> list[list[float]]:
@@ -61,7 +61,7 @@ def _is_sentinel(x: Floats, value: float, times: int) -> bool:
 
 
 def without(grid: Grid, sentinels: list[list[float]]) -> Grid:
-    """The grid with sentinels as missing readings; `sentinels` are those of each of its sensors."""
+    """The grid with sentinels as missing readings; `sentinels` has those of each of its sensors."""
     if not any(sentinels):
         return grid
     values = grid.values.copy()

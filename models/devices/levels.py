@@ -1,7 +1,7 @@
 """New levels: sensors whose lasting change has become normal (`models.devices.new_normal`), each reported once.
 
 A sensor is on a new level from the first hour that is judged by it. `since` is the start of the first incident that led
-to it, or of the hours that it was learnt from. It is reported again if the sensor was not on a new level for `FORGOTTEN`.
+to it, or of the hours from which it was learnt. It is reported again if the sensor was not on a new level for `FORGOTTEN`.
 """
 
 from datetime import datetime, timedelta
@@ -23,8 +23,8 @@ LEVELS: dict[str, Any] = {
     "last": _TIME,
     "is_new": pl.Boolean,
 }
-"""`since` when; `incident` is the name of the one that began then, if there was one; `last`: the end of the last hour that
-was judged by the new level; `is_new`: in this hour for the first time."""
+"""`since`: its start; `incident`: the name of the incident that began then, if there was one; `last`: the end of the last
+hour that was judged by the new level; `is_new`: in this hour for the first time."""
 
 
 def levels(
@@ -32,8 +32,8 @@ def levels(
 ) -> pl.DataFrame:
     """The new levels (see `LEVELS`) after the hour that ends at `as_of`, by device and tag.
 
-    `rows` are the hour's published rows, `previous` the levels that the last run before it returned, `incidents` those of
-    the runs before. A joint detector has a row only if none of its device's sensors has one.
+    `rows` are the hour's published rows, `previous` the levels of the last run before it, `incidents` those of earlier
+    runs. A joint detector has a row only if none of its device's sensors has one.
     """
     here = rows.filter(pl.col("normal_since").is_not_null()).group_by(KEY).agg(pl.col("normal_since").min())
     now = here.collect(engine="streaming")
@@ -68,7 +68,7 @@ def _first_rows(new: pl.DataFrame, incidents: pl.LazyFrame | None, as_of: dateti
 
 
 def events(shifts: pl.DataFrame) -> list[Event]:
-    """An event for each level that is new: device, tag, since, and the name of the incident that led to it."""
+    """An event for each new level: device, tag, since, and the name of the incident that led to it."""
     return [
         Event(
             "new_level",

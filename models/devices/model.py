@@ -1,7 +1,7 @@
 """The model of a fleet: the parameters of all detectors, as columns.
 
-The files of a bundle are frames, one per kind of detector, and hold nothing but numbers and names:
-`sensors` (what each sensor's past looks like and which detector it has), `robust`, `discrete`,
+The files of a bundle are frames, one per kind of detector, and hold only numbers and names:
+`sensors` (the properties of each sensor's history, and its detector), `robust`, `discrete`,
 `one_class_svm`, `isolation_forest`, `joint`, `pooled`, `calibration` and, by rung, `corrections` of
 p-values; `settings` holds the options of the training.
 """
@@ -32,7 +32,7 @@ class Model:
 
     @classmethod
     def of(cls, files: Mapping[str, File]) -> "Model":
-        """The model that the files of a bundle hold. Raises `ContractError` if `sensors` or `settings` is missing."""
+        """The model from the files of a bundle. Raises `ContractError` if `sensors` or `settings` is missing."""
         settings = files.get("settings")
         frames = {name: file for name, file in files.items() if isinstance(file, pl.DataFrame)}
         if not isinstance(settings, Mapping) or "sensors" not in frames:
@@ -44,7 +44,7 @@ class Model:
 
     @property
     def options(self) -> dict[str, str]:
-        """The options of the training that scoring must share. The days of older bundles are those of UTC."""
+        """The options of the training that scoring must share. Older bundles use days of UTC."""
         return {"interval": self.settings["interval"], "timezone": self.settings.get("timezone", "UTC")}
 
     def within(self, devices: pl.DataFrame) -> "Model":
@@ -56,7 +56,7 @@ class Model:
         return Model(frames, self.settings)
 
     def rows(self, kind: str, keys: pl.DataFrame) -> pl.DataFrame:
-        """Rows of one kind for `keys`, in their order. Every key must have one."""
+        """The rows of one kind for `keys`, in their order. Every key must have a row."""
         return keys.select(*KEY).join(self.frames[kind], on=list(KEY), how="left", maintain_order="left")
 
     def correction(self, rung: str) -> pl.DataFrame:

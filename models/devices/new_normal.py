@@ -1,21 +1,21 @@
-"""The new normal: a sensor that is called too often is judged by its last day as well.
+"""The new normal: a sensor that is called too often is also judged by its last day.
 
-**Memory.** Where at least a twentieth of a sensor's readings of the hour have a p-value of at most 0.001, or three
+**Memory.** If at least a twentieth of a sensor's readings of the hour have a p-value of at most 0.001, or three
 twentieths one of at most 0.01, each of them is compared with the readings of the last `Options.hold_hours`, at least
 `MEMORY_INTERVALS` intervals: its p-value is at least the share of these that were as unusual (a rolling conformal
-p-value; so the share of calls follows alpha whatever the sensor does, as in Gibbs & Candes 2021, NeurIPS 34). Readings
-less than 15 minutes older, or two intervals, count only where more than `BROKEN` times that share of the others have a
-p-value of at most 0.001: so a fault after a calm day is called for so long, and then again where it gets worse. How
-far a p-value lies below `OFTEN_AT`, in logarithms, counts less where the sensor was unusual: as much less as the
-`USUAL_SHARE` quantile of its p-values before is less than `USUAL_SHARE`. On a sensor that drifts, a reading that is farther
-out than any before is not unusual.
+p-value, so the share of calls follows alpha whatever the sensor does, as in Gibbs & Candes 2021, NeurIPS 34). Readings
+less than 15 minutes or two intervals older count only if more than `BROKEN` times that share of the others have a
+p-value of at most 0.001: so a fault after a calm day is called for that long, and again if it gets worse. If the sensor
+was unusual before, the logarithmic distance of a p-value below `OFTEN_AT` counts less, in proportion to the distance of
+the `USUAL_SHARE` quantile of its earlier p-values below `USUAL_SHARE`. On a sensor that drifts, a reading farther out
+than any before is not unusual.
 
 **The new normal.** The rule: in each quarter of the hold (`Options.hold_hours`, at least `FEWEST_INTERVALS`
 intervals) before the hour, at least a fifth of the sensor's readings are anomalies, at least two. Then a detector
-is fitted on the readings of the hold, as in training, and a reading of the hour is as unusual as the lesser of the two
-detectors says, the later one with the same memory. So the new level, scale or cycle is normal, a return to the old one
-is, too, and what departs from both is not. Joint detectors follow the same rules. All follows from the readings:
-nothing is kept between runs.
+is fitted on the readings of the hold, as in training, and a reading of the hour is only as unusual as the more lenient of
+the two detectors says; the later one has the same memory. So the new level, scale or cycle is normal, and so is a return
+to the old one, but a departure from both is not. Joint detectors follow the same rules. Everything follows from the
+readings: nothing is kept between runs.
 """
 
 import math
@@ -38,7 +38,7 @@ HOUR = timedelta(hours=1)
 FEWEST_INTERVALS, MEMORY_INTERVALS = 240, 500
 OFTEN_AT, BROKEN = 0.001, 2
 SUSPECT = ((OFTEN_AT, 0.05), (0.01, 0.15))
-"""Pairs of a p-value and the share of an hour's readings, at or below it, from which on a sensor is called often."""
+"""Pairs of a p-value and the share of an hour's readings at or below it from which a sensor counts as called often."""
 HARDLY_WORSE = 0.01
 """A score that is higher by at most this share counts as equally unusual: expected values move over the day."""
 CALLED_FOR, FEWEST_CALLED = timedelta(minutes=15), 2
@@ -47,19 +47,19 @@ USUAL_SHARE = 0.1
 QUARTERS = 4
 STAYED_SHARE, FEWEST_ANOMALIES = 0.2, 2
 _JUDGED = ("score", "p_value", "is_anomaly", "rung", "cause", "expected", "low", "high")
-REASON = "new normal: in the {:g} hours before, it differed from what was learnt; judged by these, too"
+REASON = "new normal: in the {:g} hours before, it differed from the training; also judged by these hours"
 
 Scorer = Callable[[Model, pl.DataFrame, datetime, datetime], Scores]
 """Scores of keys from one moment up to another, by a model."""
 
 
 def hold_of(hours: float, step: timedelta) -> timedelta:
-    """How long a sensor with a reading every `step` must have been different; 0 for never."""
+    """For how long a sensor with a reading every `step` must have been different; 0: it never becomes normal."""
     return max(timedelta(hours=hours), FEWEST_INTERVALS * step) if hours else timedelta(0)
 
 
 def memory_of(hours: float, step: timedelta) -> timedelta:
-    """How far back readings are compared; 0 for not at all."""
+    """How far back readings are compared; 0: they are not compared."""
     return max(hold_of(hours, step), MEMORY_INTERVALS * step) if hours else timedelta(0)
 
 
@@ -79,7 +79,7 @@ def with_new_normal(
     model: Model,
     pace: int = 1,
 ) -> Scores:
-    """`scores` of the intervals from `first` up to `until`, with those sensors judged again that have stayed different.
+    """`scores` of the intervals from `first` to `until`, with sensors that have stayed different judged again.
 
     All sensors have the same `pace`. Readings in labelled `faults` (device, tag, start, end) never become normal.
     """
@@ -120,7 +120,7 @@ def with_memory(
     """`rows` of an hour, with p-values of at least the share of earlier readings that were as unusual; see the module.
 
     `past` are the rows of the same keys before the hour, which begins at `first`. Only keys that are called often are
-    looked at, and none of `without`.
+    compared, except those in `without`.
     """
     frequent = _called_often(rows)
     if without is not None:
@@ -162,7 +162,7 @@ def _shares(now: pl.DataFrame, before: pl.DataFrame, first: datetime, called_for
 
 
 def _as_high_as(score: str) -> pl.Expr:
-    """The highest score that is no more unusual than that of an earlier reading."""
+    """The highest score that counts as at most as unusual as an earlier reading's."""
     return pl.col(score) + HARDLY_WORSE * pl.col(score).abs()
 
 
@@ -180,7 +180,7 @@ def _as_unusual(now: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
 
 
 def _near(now: pl.DataFrame, near: pl.DataFrame, called_for: timedelta) -> pl.DataFrame:
-    """For each row of `now`, the number of rows of `near` it is compared with, and how many of these are as unusual.
+    """For each row of `now`, the number of rows of `near` with which it is compared, and how many are as unusual.
 
     It is compared with those that are at least `called_for` older, or, if its key is `broken`, with all older ones.
     """
@@ -195,7 +195,7 @@ def _near(now: pl.DataFrame, near: pl.DataFrame, called_for: timedelta) -> pl.Da
 
 
 def outside(rows: pl.DataFrame, faults: pl.DataFrame, step: timedelta) -> pl.DataFrame:
-    """The rows that lie in none of the labelled `faults` (device, tag, start, end), nor where means still show one."""
+    """The rows outside the labelled `faults` (device, tag, start, end) and the intervals in which means still show one."""
     if faults.is_empty():
         return rows
     near = rows.select(*KEY, "time").join(faults, on="device", suffix="|fault")
@@ -215,7 +215,7 @@ def _values(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _suspects(rows: pl.DataFrame) -> pl.DataFrame:
-    """Devices with a key that is called often: others need not be looked at."""
+    """Devices with a key that is called often; others need no comparison."""
     return _called_often(rows).select("device").unique().sort("device")
 
 
@@ -248,7 +248,7 @@ def _model_of(
     options: Options,
     model: Model,
 ) -> Model:
-    """Detectors of `devices` from the readings of the hold alone, with the paces and time zones of `model`."""
+    """Detectors of `devices` from only the readings of the hold, with the paces and time zones of `model`."""
     recent = readings.filter(pl.col("time") >= start, pl.col("time") < end)
     recent = recent.join(devices.lazy(), on="device", how="semi").select(*KEY, "time", "mean")
     keys = recent.select(*KEY).unique().sort(*KEY).collect()

@@ -1,7 +1,7 @@
 """The reference detector: scikit-learn's one-class SVM behind a standard scaler, on one sensor's values.
 
 The score is the negative of scikit-learn's `decision_function`: higher is more anomalous, and 0 is
-scikit-learn's own threshold, at and above which it says -1. All sensors are scored in one pass over
+scikit-learn's threshold, from which it predicts -1. All sensors are scored in one pass over
 their support vectors, in the order in which libsvm adds them.
 
 Schölkopf, Platt, Shawe-Taylor, Smola & Williamson (2001), Neural Computation 13(7).
@@ -37,8 +37,8 @@ def fit(
 ) -> pl.DataFrame:
     """One row per sensor: its scaler, and the support vectors, dual coefficients and intercept of its SVM.
 
-    Trained on the readings in the columns where `part`, of which about the share `nu` may be outside.
-    The fit is deterministic: `seed` changes nothing.
+    Trained on the readings in the columns selected by `part`; about the share `nu` of them may be outside.
+    The fit is deterministic: `seed` has no effect.
     """
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import OneClassSVM
@@ -67,7 +67,7 @@ def fit(
 def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> Floats:
     """Scores (S, T - first) of `grid`'s columns from `first` on; `params` has its sensors in its order.
 
-    NaN where there is no reading. Sensors with about the same number of support vectors are scored together.
+    NaN without a reading. Sensors with about the same number of support vectors are scored together.
     """
     x = grid.values[:, first:]
     scores = np.empty_like(x)
@@ -94,5 +94,5 @@ def _padded(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def labels(scores: Floats) -> NDArray[np.int8]:
-    """What scikit-learn's `predict` says: -1 for an anomaly, 1 for a normal reading."""
+    """The result of scikit-learn's `predict`: -1 for an anomaly, 1 for a normal reading."""
     return np.where(scores >= 0, -1, 1).astype(np.int8)

@@ -23,30 +23,30 @@ class Options:
     interval: str = "1m"
     """Length of an interval: a number and s, m or h that divides an hour."""
     timezone: str = "UTC"
-    """The time zone whose days the cycles of devices without a site follow at training; scoring has that of the bundle."""
+    """The time zone whose days the cycles of devices without a site follow in training; scoring uses the bundle's."""
     detector: str = AUTO
-    """`auto`: robust channels, by what the sensor's past looks like; or one for all sensors that vary."""
+    """`auto`: robust channels, chosen by the history of each sensor; or one detector for all sensors that vary."""
     nu: float = NU
     """Share of the readings that the one-class SVM may leave outside."""
     forest_trees: int = TREES
-    """Trees of the isolation forest."""
+    """Number of trees of the isolation forest."""
     alpha: float = 0.001
     """Share of normal readings that may be called anomalies, chosen at scoring."""
     alarms_per_day: float | None = None
-    """False alarms a day that are borne, of the store; None for one for 100 devices."""
+    """Acceptable false alarms per day of all devices together; None: one for 100 devices."""
     seed: int = 7
     history_days: float = 14.0
-    """Days before `as_of` to train on, at most."""
+    """Maximum number of days before `as_of` to train on."""
     fewest_readings: int = 60
     """A sensor with fewer readings in the history gets a fallback instead of a detector of its own."""
     requested_hours: int = 24
-    """A sensor without a reading for so many hours is not asked for any more."""
+    """A sensor without a reading for this many hours is no longer requested."""
     hold_hours: int = 24
-    """A sensor that has been different for so long is judged by these hours, too (`new_normal`); 0: never."""
+    """A sensor that has been different for this long is also judged by these hours (`new_normal`); 0: never."""
     backtest_devices: int = 500
-    """About how many devices the backtest is made on."""
+    """Approximate number of devices in the backtest."""
     cells: int = 250_000
-    """Readings that are worked on at a time; the result does not depend on it."""
+    """Number of readings that are processed at a time; the result does not depend on it."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Options":
@@ -82,7 +82,7 @@ class Options:
 
 
 def moment_of(as_of: AsOf) -> datetime:
-    """`as_of` as a time in UTC; a date is its midnight, a time without offset is in UTC."""
+    """`as_of` as a time in UTC; a date means its midnight, a time without an offset is in UTC."""
     if not isinstance(as_of, datetime):
         return datetime.combine(as_of, time(), UTC)
     return as_of.astimezone(UTC) if as_of.tzinfo else as_of.replace(tzinfo=UTC)

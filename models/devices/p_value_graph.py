@@ -1,4 +1,4 @@
-"""The calibration of a bundle as an ONNX graph: p-values of scores, of sensors and joint detectors alike."""
+"""The calibration of a bundle as an ONNX graph: p-values of scores, for both sensors and joint detectors."""
 
 import numpy as np
 import polars as pl
@@ -45,7 +45,7 @@ def p_values(calibration: pl.DataFrame, corrections: pl.DataFrame) -> Graph:
 
 
 def _corrected_p_values(builder: Builder, p: str, rung: pl.Series, corrections: pl.DataFrame) -> str:
-    """As `models.devices.calibration.corrected_p_values`: on logarithms a sum of slopes, each over its own range."""
+    """As `models.devices.calibration.corrected_p_values`: on logarithms, a sum of slopes, each over its own range."""
     if corrections.is_empty():
         return p
     rungs = corrections["rung"].unique(maintain_order=True).to_list()

@@ -1,9 +1,9 @@
 """How often a sensor sends: one that sends every ten minutes is judged every ten minutes.
 
-The pace of a sensor is the number of the store's intervals that its detector takes as one. It is 1, unless the
-readings are regular and further apart: at least `REGULAR` of the gaps between them lie within half of the median gap.
-Then it is the longest part of an hour that is no longer than that gap, with a tenth to spare. Sensors that report
-on change are not regular and keep the store's interval.
+The pace of a sensor is the number of the store's intervals that its detector treats as one. It is 1, unless the
+readings are regular and further apart: at least `REGULAR` of the gaps between them are within half of the median gap.
+Then it is the longest part of an hour that is not longer than that gap, with a tolerance of a tenth. Sensors that
+report on change are not regular and keep the store's interval.
 """
 
 from collections.abc import Iterator, Mapping
@@ -88,7 +88,7 @@ def at_pace(readings: pl.LazyFrame, step: timedelta) -> pl.LazyFrame:
 
 
 def floor(moment: datetime, step: timedelta) -> datetime:
-    """The start of the interval of length `step` that `moment` lies in."""
+    """The start of the interval of length `step` that contains `moment`."""
     return moment - (moment - EPOCH) % step
 
 

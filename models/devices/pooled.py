@@ -1,7 +1,7 @@
 """The fallback for a sensor with too little history: the sensors of the same tag on other devices.
 
-The score is the distance from the middle of their levels, in standard deviations of a reading of an
-unknown sensor (between sensors and within); higher is more anomalous. The p-value is that of Student's
+The score is the distance from the centre of their levels, in standard deviations of a reading of an
+unknown sensor (between and within sensors); higher is more anomalous. The p-value is that of Student's
 t with one degree of freedom fewer than there are sensors. It is not calibrated on the sensor itself.
 """
 

@@ -1,9 +1,9 @@
 """Missing readings and repeated values: how unusual a gap, or a run, of this length is.
 
 A sensor that sends every minute is silent after one missing reading; one that sends now and then is
-not. The p-value of a gap is the share of the past intervals in which the sensor had been away at
-least as long, with a new gap among them; of a run, in which it had shown the same value at least as
-long (`grid.age_chances`). A gap longer than any before it is the less likely the longer it lasts
+not. The p-value of a gap is the share of the past intervals in which the sensor had been silent for at
+least as long, including a new gap; that of a run, the share in which it had shown the same value for at least as
+long (`grid.age_chances`). The longer a gap lasts beyond all earlier gaps, the less likely it is
 (`_beyond`). Gaps and runs of more than `LOOKBACK` intervals count as that long.
 """
 
@@ -45,11 +45,11 @@ def fit(grid: Grid) -> pl.DataFrame:
 
 
 def _beyond(gaps: NDArray[np.int16], n: NDArray[np.int64]) -> Floats:
-    """p-values of gaps by length, with a tail also where gaps are too few for that of `age_chances`.
+    """p-values of gaps by length, with a tail even if there are too few gaps for that of `age_chances`.
 
-    Without any gap in `n` intervals, that of k missing ones in a row is 1 / C(n + k, k): the chance that of
-    n + k exchangeable intervals these k are the odd ones. With some, beyond the longest one, a gap goes on
-    with the chance that past gaps did (Beta prior of 1/2 each). Fewer than 60 intervals say too little for that.
+    Without any gap in `n` intervals, the p-value of k missing readings in a row is 1 / C(n + k, k): the chance that, of
+    n + k exchangeable intervals, these k are the missing ones. Otherwise, beyond the longest gap, a gap continues
+    with the probability of past gaps (Beta prior of 1/2 each). Fewer than 60 intervals are too few for that.
     """
     p = age_chances(gaps, n)
     rows = np.flatnonzero(((gaps == 1).sum(axis=1) < _FEW_GAPS) & (n >= _FEWEST_INTERVALS))
@@ -66,7 +66,7 @@ def _beyond(gaps: NDArray[np.int16], n: NDArray[np.int64]) -> Floats:
 
 
 def gap_p_values(params: pl.DataFrame, grid: Grid, first: int = 0) -> Floats:
-    """p-values of the missing readings in the columns from `first` on; NaN where there is a reading."""
+    """p-values of the missing readings in the columns from `first` on; NaN if there is a reading."""
     gaps = ages(np.isnan(grid.values))[:, first:]
     table = params["p_of_gap"].to_numpy()
     p = table[np.arange(len(gaps))[:, None], np.maximum(gaps, 1) - 1].astype(float)
@@ -74,7 +74,7 @@ def gap_p_values(params: pl.DataFrame, grid: Grid, first: int = 0) -> Floats:
 
 
 def last_runs(params: pl.DataFrame, grid: Grid) -> tuple[NDArray[np.int16], Floats]:
-    """Length of the run that each sensor's last reading belongs to, and its p-value; 0 and NaN without reading."""
+    """The length of the run to which each sensor's last reading belongs, and its p-value; 0 and NaN without a reading."""
     lengths = channels.runs(grid.values)
     present = ~np.isnan(grid.values)
     last = grid.intervals - 1 - present[:, ::-1].argmax(axis=1)

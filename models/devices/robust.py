@@ -1,9 +1,9 @@
 """The default detector: distances from what a sensor usually does, in robust standard deviations.
 
 The expected value is the sensor's level (`robust_level`), its course over the day (`robust_seasonal`),
-where it jumps between separate levels the nearest of them (`robust_regimes`), and where it wanders
-the mean of its last 30 readings (`robust_local`). The score is the greatest of the channels of
-`models.devices.channels`; higher is more anomalous. Scoring costs a few hundred operations a
+the nearest level if it jumps between separate levels (`robust_regimes`), or the mean of its last 30
+readings if it wanders (`robust_local`). The score is the greatest of the channels of
+`models.devices.channels`; higher is more anomalous. Scoring takes a few hundred operations per
 reading, for any number of sensors at once.
 """
 
@@ -24,7 +24,7 @@ LEAST_OF_A_DAY = 0.8
 """Days of history needed for a daily cycle."""
 _BINS = 64
 _LEAP = 5.0
-"""Standard deviations of its other steps by which a sensor leaps from one of its levels to another."""
+"""Least size of a leap from one level to another, in standard deviations of the sensor's other steps."""
 _SUSPECT = 7.0
 _EPISODES_PER_DAY = 3
 _SUSPECT_SHARE = 0.1
@@ -34,8 +34,8 @@ _SUSPECT_SHARE = 0.1
 class Fitted:
     """`baseline` is the position in `BASELINES` for each sensor.
 
-    `profile` (S, PROFILE) are its harmonics, or with `regimes` its levels, then NaN.
-    `clean` is the history without the episodes that were taken for faults.
+    `profile` (S, PROFILE) holds the sensor's harmonics or, with `regimes`, its levels, then NaN.
+    `clean` is the history without the episodes that count as faults.
     """
 
     baseline: NDArray[np.int8]
@@ -62,11 +62,11 @@ class Fitted:
 
 
 def fit(grid: Grid, part: NDArray[np.bool_], choice: NDArray[np.int8] | None = None) -> Fitted:
-    """Detectors of all sensors of `grid` from the columns where `part`; the others decide which expectation.
+    """Detectors of all sensors of `grid` from the columns selected by `part`; the others determine the best baseline.
 
-    `choice` says which expectation (position in `BASELINES`) a sensor has; -1 for the best one.
-    Up to three short episodes a day of readings more than seven scales out, at most a tenth of
-    the history, are taken for faults and left out; more than that is how the sensor behaves.
+    `choice` is the baseline (position in `BASELINES`) of each sensor; -1 for the best one.
+    Up to three short episodes per day of readings more than seven scales out, at most a tenth of
+    the history, count as faults and are left out; anything more is the sensor's normal behaviour.
     """
     choice = np.full(len(grid.values), -1, np.int8) if choice is None else choice
     first = _fit(grid, grid.values, part, choice)
@@ -122,9 +122,9 @@ def _width(rest: Floats) -> Floats:
 def _regimes(x: Floats, sure: bool) -> Floats:
     """The levels between which one sensor jumps: groups of values with nothing in between, lowest first.
 
-    A sensor that wanders passes through nearly all values between its extremes; where it steps over some, the step
-    is not a leap (`_leaps`). So it has one group, unless one is `sure` that there are levels.
-    Groups of less than a fiftieth of the values are none; of more than PROFILE, the largest are kept.
+    A sensor that wanders passes through nearly all values between its extremes; if it skips some, the step
+    is not a leap (`_leaps`). So it has one group, unless it is `sure` that there are levels.
+    Groups with less than a fiftieth of the values do not count; of more than PROFILE groups, the largest are kept.
     """
     values = np.sort(x[~np.isnan(x)])
     low, high = np.quantile(values, [0.005, 0.995])
@@ -151,7 +151,7 @@ def _leaps(x: Floats, breaks: Floats) -> bool:
 def _profile(grid: Grid, x: Floats, center: Floats, design: Floats) -> Floats:
     """Harmonics of the day by Huber's iteration: residuals clipped at 2 scales, then least squares again.
 
-    Only the level, where the history covers less than 4/5 of a day; two harmonics for less than two
+    Only the level if the history covers less than 4/5 of a day; two harmonics for less than two
     days, four for more.
     """
     present = ~np.isnan(x)
@@ -187,7 +187,7 @@ def _days(grid: Grid) -> Floats:
 
 
 def _suspects(grid: Grid, parameters: Fitted) -> NDArray[np.bool_]:
-    """Cells that are taken for faults: far out, and few episodes of them."""
+    """Cells that count as faults: far out, in few episodes."""
     score, _ = score_of(grid, parameters)
     out = np.nan_to_num(score) > _SUSPECT
     near = out.copy()

@@ -31,11 +31,11 @@ SCORES: dict[str, Any] = {
 }
 """The rows that scoring publishes.
 
-`score`: higher is more anomalous, comparable between rows of one sensor and rung. `cause`: what it is
-that is the most unusual. `expected`, and the band from `low` to `high` that a reading by itself leaves
-with a chance of about alpha. A missing reading has a row where it is unusual; its `value` is null. The
-joint detector of a device has the tag `*`; its `value` is the Mahalanobis distance of the tags. `normal_since`: where
-readings since then are taken for normal, too (`models.devices.new_normal`), else null.
+`score`: higher is more anomalous, comparable between rows of one sensor and rung. `cause`: the most unusual
+property. `expected`, and the band from `low` to `high`, which a single normal reading leaves
+with a probability of about alpha. A missing reading has a row if it is unusual; its `value` is null. The
+joint detector of a device has the tag `*`; its `value` is the Mahalanobis distance of the tags. `normal_since`: the time
+since which readings also count as normal (`models.devices.new_normal`), else null.
 """
 
 
@@ -52,7 +52,7 @@ class Block:
 
     grid: Grid
     has_reading: NDArray[np.bool_]
-    """Whether there is a reading, over all of the grid; that of a counter may have no value."""
+    """Whether there is a reading, in the whole grid; a counter's reading may have no value."""
     rung: NDArray[np.int8]
     score: Floats
     p_value: Floats
@@ -61,7 +61,7 @@ class Block:
     low: Floats
     high: Floats
     units: Floats
-    """Distances from what is expected in the sensor's scale, over all of the grid; NaN without one."""
+    """Distances from the expected values in the sensor's scale, in the whole grid; NaN if there is none."""
 
     @classmethod
     def of(cls, grid: Grid, first: int, has_reading: NDArray[np.bool_]) -> "Block":

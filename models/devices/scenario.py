@@ -1,4 +1,4 @@
-"""The `devices` scenario: each hour, which readings of each sensor are not normal."""
+"""The `devices` scenario: the readings of each sensor in an hour that are not normal."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ class Devices(
 ):
     """See `models.scenario.Scenario`; options are those of `models.devices.options.Options`.
 
-    `as_of` is the end of a complete hour, in UTC. A device's joint detector is a key of its own, with
+    `as_of` is the end of a complete hour, in UTC. A device's joint detector is a separate key, with
     the reserved tag `*`.
     """
 
@@ -102,14 +102,16 @@ class Devices(
         return PublishedTable("scores", SCORES, (*KEY, "time"))
 
     def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> datetime:
-        """The end of an hour. Without `as_of`, of the last hour whose last interval has a reading, or that is over.
+        """The end of an hour. Without `as_of`, that of the last hour that is over or whose last interval has a reading.
 
-        An `as_of` within an hour is the hour's start; a date is the end of that day, or of its last hour with a reading.
-        Raises `ContractError` if no reading lies before it, or it is after the hour of the last reading.
+        An `as_of` within an hour means the hour's start; a date means the end of that day, or of its last hour with a
+        reading. Raises `ContractError` if there is no reading before it, or if it is after the hour of the last reading.
         """
         first, last, step = _extent(tables["readings"])
         if first is None or last is None:
-            raise ContractError("readings: there are none. Ingest some: python -m flows devices ingest")
+            raise ContractError(
+                "readings: the table has no rows. Ingest readings: python -m flows devices ingest"
+            )
         if as_of is None:
             complete = _hour(last) + HOUR if now >= _hour(last) + HOUR else _hour(last + step)
             return max(complete, _hour(first) + HOUR)
@@ -129,12 +131,12 @@ class Devices(
     def due_as_ofs(
         self, tables: Frames, newest: AsOf, published_as_ofs: Collection[AsOf], at_most: int
     ) -> Sequence[AsOf]:
-        """The ends of hours, see `models.devices.hours.due_hours`."""
+        """The ends of hours; see `models.devices.hours.due_hours`."""
         past = [moment_of(one) for one in published_as_ofs]
         return hours.due_hours(tables["readings"], moment_of(newest), past, at_most, Options.requested_hours)
 
     def changed_as_ofs(self, before: Frames, now: Frames, as_ofs: Collection[AsOf]) -> list[datetime]:
-        """The hours with new readings, see `models.devices.hours.changed_hours`."""
+        """The hours with new readings; see `models.devices.hours.changed_hours`."""
         return hours.changed_hours(before["readings"], now["readings"], [moment_of(one) for one in as_ofs])
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
@@ -233,7 +235,7 @@ class Devices(
     def derive(
         self, rows: pl.LazyFrame, earlier: Frames, tables: Frames, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        """`incidents` and new `levels` after the hour, which go on from those of the last run before it."""
+        """`incidents` and new `levels` after the hour, which continue those of the last run before it."""
         settings, until = Options.of(options), moment_of(as_of)
         past = _past_incidents(earlier, until)
         previous = past.filter(
@@ -317,7 +319,7 @@ def _verdicts(tables: Frames, as_of: datetime) -> pl.DataFrame | None:
 
 
 def _past_incidents(earlier: Frames, until: datetime) -> pl.DataFrame:
-    """The incidents of the runs before, as far back as alarms count; newer rows of an incident say more."""
+    """The incidents of earlier runs, as far back as alarms count; the newest row of an incident is used."""
     if "incidents" not in earlier:
         return pl.DataFrame(schema={**incidents.INCIDENTS, "as_of": incidents.INCIDENTS["start"]})
     since = until - alarms.REMEMBERED

@@ -44,9 +44,9 @@ def score(
 ) -> Scores:
     """Rows (see `SCORES`) and outcomes of `keys` for the hour that ends at `as_of`.
 
-    Looks at the readings of that hour and of `LOOKBACK` intervals before it, and at none after; of sensors that
-    may have stayed different, at those of the hold as well (`models.devices.new_normal`), without labelled
-    `faults` (device, tag, start, end). The joint detector of a device looks at all of its tags, requested or not.
+    Uses the readings of that hour and of `LOOKBACK` intervals before it, and none after; for sensors that
+    may have stayed different, also those of the hold (`models.devices.new_normal`), without labelled
+    `faults` (device, tag, start, end). The joint detector of a device uses all of its tags, requested or not.
     """
 
     def scorer(by: Model, some: pl.DataFrame, first: datetime, until: datetime) -> Scores:
@@ -70,7 +70,7 @@ def score_span(
     until: datetime,
     options: Options,
 ) -> Scores:
-    """As `score`, for the intervals from `first` up to, not including, `until`."""
+    """As `score`, for the intervals from `first` (included) to `until` (excluded)."""
     devices = keys.select("device").unique().sort("device")
     near = model.within(devices)
     parts: list[Scores] = []
@@ -95,7 +95,7 @@ def _at_pace(
     options: Options,
     pace: int,
 ) -> Iterator[Scores]:
-    """Scores of keys whose detectors take `pace` intervals as one. A row has the time of the last reading in it."""
+    """Scores of keys whose detectors treat `pace` intervals as one. A row has the time of its last reading."""
     step = pace * options.step
     start = floor(first, step) - LOOKBACK * step
     recent = readings.filter(pl.col("time") >= start, pl.col("time") < until)
@@ -119,7 +119,7 @@ def _at_last_readings(rows: pl.DataFrame, steps: pl.DataFrame) -> pl.DataFrame:
 
 
 def _sensors(model: Model, keys: pl.DataFrame) -> pl.DataFrame:
-    """Sensors whose readings are needed: the requested ones, and all that the joint detectors look at."""
+    """Sensors whose readings are needed: the requested ones, and all that the joint detectors use."""
     frames = [keys.select(*KEY).filter(pl.col("tag") != JOINT_TAG)]
     together = keys.filter(pl.col("tag") == JOINT_TAG).select("device")
     if "joint" in model.frames:

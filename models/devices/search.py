@@ -24,11 +24,11 @@ LEAST_HISTORY = 4
 
 
 class DevicesSearch(Search):
-    """See `models.scenario.Search`. A fold is two hours, named by their end; its loss is that of the backtest."""
+    """See `models.scenario.Search`. A fold is two hours, named by their end; its loss is the backtest's."""
 
     @property
     def space(self) -> Space:
-        """The detector, its parameter, and the number of days it learns from."""
+        """The detector, its parameter, and the number of days from which it learns."""
         return {
             "detector": OneOf((AUTO, *DETECTORS)),
             "history_days": Real(1.0, LONGEST_DAYS, log=True),

@@ -1,4 +1,4 @@
-"""What the page of a devices run shows: what needs attention, when, each device, and how far to trust it."""
+"""The page of a devices run: what needs attention, when, each device, and how far to trust the verdicts."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -96,8 +96,8 @@ def _summary(view: _View) -> list[Block]:
         figures["Skipped or failed"] = f"{status.get('failed', 0) + status.get('skipped', 0):,}"
     text = (
         f"The hour up to **{view.until:%Y-%m-%d %H:%M} UTC**. A reading is called an anomaly if its p-value is at "
-        "most alpha, as about that share of normal readings is. Scores are higher the more anomalous a reading is, and "
-        "comparable for one sensor; p-values are comparable for all. Anomalies of a device that begin together are one "
+        "most alpha; this is so for about that share of normal readings. Higher scores are more anomalous; they are "
+        "comparable for one sensor, p-values for all. Anomalies of a device that begin together are one "
         "incident; incidents within the alarm budget are alarms."
     )
     return [Figures(figures), Text(text)]
@@ -179,7 +179,7 @@ def _explorer(view: _View) -> list[Block]:
         if sample.height < total
         else ""
     ) + (
-        f"The panel '{TOGETHER}' shows how far the sensors depart from their usual relations. In a band, a "
+        f"The panel '{TOGETHER}' shows how far the sensors depart from their usual relations. Inside its band, a "
         "single reading is normal; slow changes and changes of spread can be anomalies even there."
     )
     explorer = Explorer(
@@ -197,7 +197,7 @@ def _explorer(view: _View) -> list[Block]:
 
 
 def _tracks(view: _View, devices: pl.LazyFrame, places: pl.DataFrame) -> list[Track]:
-    """The readings of this hour and, where the run has them, those before it; states by their `places`."""
+    """The readings of this hour and, if the run has them, those before it; states by their `places`."""
     rows = view.rows.join(devices, on="device", how="semi")
     rows = states.as_places(rows, ("value", "expected", "low", "high"), places).with_columns(_panel())
     tracks = [
@@ -242,7 +242,7 @@ def _false_alarms(view: _View) -> list[Block]:
     backtest = view.run.backtest.select("rung", "injected", "p_value").collect(engine="streaming")
     normal = backtest.filter(~pl.col("injected"))["p_value"].to_numpy()
     if not len(normal):
-        return [Text("The bundle has no backtest: its history was too short to hold out a part of it.")]
+        return [Text("The bundle has no backtest: its history was too short to hold out any of it.")]
     metrics = view.run.metrics.filter(pl.col("slice").is_in(["all", "rung"]))
     table = metrics.pivot("metric", index="value_of_slice", values="value", aggregate_function="first")
     names = {"value_of_slice": "Detector", "readings": "Readings"}
@@ -287,7 +287,7 @@ def _labelled_alarms(view: _View) -> list[Block]:
         return []
     table = precision(view.run.derived_tables["incidents"], view.run.tables, view.until)
     if table.is_empty() or not table["labelled"][0]:
-        return [Text("No alarm of the last 30 days has a label. Label one with `devices label`.")]
+        return [Text("No alarm of the last 30 days has a label. Label alarms with `devices label`.")]
     names = {"tag": "Sensor", "alarms": "Alarms", "labelled": "With a label", "fault": "Faults"}
     names |= {"false_alarm": "False alarms", "new_normal": "New normal", "precision": "Precision"}
     rows = table.filter(pl.col("labelled") > 0).select(pl.col(c).alias(label) for c, label in names.items())
@@ -320,7 +320,7 @@ def _detectors(view: _View) -> list[Block]:
     return (
         [Text(f"{sensors.height:,} sensors: {summary}."), grid]
         if sensors.height
-        else [Text("The bundle knows none of the sensors.")]
+        else [Text("The bundle contains none of the sensors.")]
     )
 
 
@@ -346,7 +346,7 @@ def _rates(p_values: np.ndarray) -> Chart:
         "xaxis": {**axis, "title": {"text": "alpha"}},
         "yaxis": {**axis, "title": {"text": "Share of readings called anomalies"}},
     }
-    return Chart({"data": data, "layout": layout}, "The share of alarms that each alpha would have given")
+    return Chart({"data": data, "layout": layout}, "The share of readings called at each alpha")
 
 
 def _findings(view: _View) -> list[Block]:

@@ -1,10 +1,10 @@
 """Simulated devices whose normal behaviour and faults are known, for tests, the demo and the benchmark.
 
 Every device has five sensors: `flow` holds a level, `temperature` follows the day, `speed` and
-`current` move together (correlation 0.9), and `mode` is, by device, constant, one of a few values,
-of changing regimes, or one more level. Noise is Gaussian and autocorrelated, AR(1), with a
-coefficient that differs by sensor. A device's values follow from the seed and its number alone, so
-any chunk of devices gives the same rows as all of them at once.
+`current` move together (correlation 0.9), and `mode` is, depending on the device, constant, one of a few
+values, one of changing regimes, or another level. Noise is Gaussian and autocorrelated, AR(1), with a
+coefficient that differs by sensor. A device's values depend only on the seed and its number, so
+any chunk of devices has the same rows as in a simulation of all of them.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ FAULTS = {
     "missing": 20,
     "correlation": 60,
 }
-"""Faults, and their length in intervals."""
+"""Faults -> their length in intervals."""
 MINUTE = timedelta(minutes=1)
 
 
@@ -66,7 +66,7 @@ def simulate(
     interval: timedelta = MINUTE,
     missing_share: float = 0.0005,
 ) -> Simulated:
-    """Devices number `first` up to `first + devices`, free of faults; a share `missing_share` of readings is lost."""
+    """The devices from number `first` on, without faults; the share `missing_share` of readings is lost."""
     traits = _traits(devices, first, seed)
     noise, chance, draws = _draws(devices, first, intervals, seed)
     noise[:, 3] = CORRELATION * noise[:, 2] + np.sqrt(1 - CORRELATION**2) * noise[:, 3]
@@ -187,7 +187,7 @@ def inject(simulation: Simulated, faults: Sequence[str], first: int, *, seed: in
 
 
 def _disturbance(fault: str, noise: Floats, amount: float, ramp: Floats) -> Floats:
-    """What a fault adds to the values; `amount` is the noise scale with the fault's sign."""
+    """The change of the values by a fault; `amount` is the noise scale with the fault's sign."""
     return {
         "spike": np.full_like(ramp, 6 * amount),
         "level_shift": np.full_like(ramp, 4 * amount),
@@ -204,7 +204,7 @@ def _last_reading(values: Floats) -> float:
 def readings_of(grid: Grid) -> pl.DataFrame:
     """The grid as the table `readings`, sorted by device, tag, time: cells without a reading have no row.
 
-    Each interval counts six raw readings, of which nothing but the mean is simulated.
+    Each interval counts six raw readings, of which only the mean is simulated.
     """
     rows = pl.Series("row", np.repeat(np.arange(grid.keys.height), grid.intervals))
     mean = pl.Series("mean", grid.values.ravel())
@@ -231,9 +231,9 @@ def readings_of(grid: Grid) -> pl.DataFrame:
 def recalibrated(
     readings: pl.DataFrame, since: datetime, tag: str = "flow", factor: float = 1.2, share: float = 0.5
 ) -> pl.DataFrame:
-    """`readings` in which a sensor of a `share` of the devices, the first ones, reads `factor` times as much.
+    """`readings`, but the sensor `tag` of the first `share` of the devices reads `factor` times as much.
 
-    The means from the interval `since` on; the other columns of readings are as they were.
+    This changes the means from the interval `since` on; the other columns are unchanged.
     """
     names = readings["device"].unique().sort()
     some = names.head(max(1, round(share * len(names)))).implode()

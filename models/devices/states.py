@@ -1,4 +1,4 @@
-"""States that devices send as words, as numbers that a page can draw: 0, 1 and so on."""
+"""States that devices send as words, converted to numbers that a page can draw: 0, 1 and so on."""
 
 from collections.abc import Sequence
 
@@ -35,7 +35,7 @@ def as_places(rows: pl.LazyFrame, columns: Sequence[str], states: pl.DataFrame) 
 
 
 def legend(states: pl.DataFrame) -> pl.DataFrame:
-    """What the places of `states_of` stand for, in words: device, tag, `states`."""
+    """The meaning of the places of `states_of`, in words: device, tag, `states`."""
     flag = pl.when(value=1.0).then(pl.lit("on")).when(value=0.0).then(pl.lit("off"))
     word = flag.otherwise(words.shown("value"))
     each = pl.format("{} {}", pl.col("place").cast(pl.Int64), word)

@@ -1,4 +1,4 @@
-"""The tables: raw readings are folded into intervals, exactly; and labelled faults."""
+"""The input tables: raw readings, which are folded exactly into intervals; labelled faults; kinds; sites."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ _FUTURE, _LATE = "time_in_future", "interval_closed"
 
 @dataclass(frozen=True)
 class ReadingsTable(Table):
-    """Raw readings become the points of intervals, and these the rows that are stored.
+    """Raw readings become the points of intervals, and these become the stored rows.
 
     Options of the ingest: `interval`, `timezone`, `limits` (a frame, see `check_raw`),
     `tolerance_seconds` that a reading may be ahead of the clock, and `now`.
@@ -46,8 +46,8 @@ class ReadingsTable(Table):
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """`good` are points, see `aggregation`.
 
-        A reading is in the future when it is ahead of `now` or, if the message says so, of the time at
-        which it was enqueued. So a message is treated the same whenever it is read.
+        A reading is in the future if it is later than `now` or, if the message has it, than the time at
+        which the message was enqueued. So a message is treated equally whenever it is read.
         """
         interval = aggregation.interval_of(options["interval"])
         seconds = options.get("tolerance_seconds")
@@ -103,7 +103,7 @@ class ReadingsTable(Table):
 
 
 def _enqueue_times(text: pl.Series) -> pl.Series:
-    """When messages were enqueued, as Event Hubs Capture writes it, in UTC; null where it cannot be read."""
+    """The times at which messages were enqueued, as Event Hubs Capture writes them, in UTC; null if unreadable."""
     times = text.str.to_datetime("%m/%d/%Y %I:%M:%S %p", strict=False, time_unit="us")
     other = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", strict=False, time_unit="us")
     return times.fill_null(other).dt.replace_time_zone("UTC").cast(TIME)
@@ -119,7 +119,7 @@ def _current(readings: pl.LazyFrame, points: pl.DataFrame) -> pl.DataFrame:
 
 
 def _hours(points: pl.DataFrame) -> list[tuple[datetime, datetime]]:
-    """The hours that points lie in, as ranges from begin to end; one for all where they are many."""
+    """The hours of points, as ranges from start to end; a single range if there are many."""
     hour = timedelta(hours=1)
     ranges: list[tuple[datetime, datetime]] = []
     for begin in points.select(pl.col("time").dt.truncate("1h").unique().sort())["time"]:
@@ -134,7 +134,7 @@ def _hours(points: pl.DataFrame) -> list[tuple[datetime, datetime]]:
 class LabelsTable(Table):
     """Labelled faults. `tag` is optional; without one, the fault concerns all tags: `*`.
 
-    If several labels have the same start, the last one counts, unless the options say otherwise. Where all ends are dates
+    If several labels have the same start, the last one counts, unless the options say otherwise. If all ends are dates
     without a time, they are the last days of the faults.
     """
 
@@ -151,7 +151,7 @@ class LabelsTable(Table):
 
 
 def _are_days(ends: pl.Series) -> bool:
-    """Whether text holds dates alone: no time of day and no long number, which has one."""
+    """Whether text holds only dates: no time of day, and no long number, which includes a time of day."""
     return not ends.str.contains(r":|\d{9}|T\d").any()
 
 
@@ -183,7 +183,7 @@ class SitesTable(Table):
 
 
 def _or_all(raw: pl.DataFrame, column: str, every: str) -> pl.DataFrame:
-    """`raw` with `every` where `column` is empty or missing."""
+    """`raw` with `every` in `column` if it is empty or missing."""
     text = (pl.col(column) if column in raw.columns else pl.lit(None)).cast(pl.String).str.strip_chars()
     return raw.with_columns(
         pl.when(text.fill_null("") == "").then(pl.lit(every)).otherwise(text).alias(column)
@@ -191,7 +191,7 @@ def _or_all(raw: pl.DataFrame, column: str, every: str) -> pl.DataFrame:
 
 
 def _the_last_counts(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options`, by which the last of several rows of one key counts, unless they say otherwise."""
+    """`options` with the default that the last of several rows of one key counts."""
     return {**options, "duplicates": options.get("duplicates") or "last"}
 
 
@@ -205,11 +205,11 @@ TABLES: dict[str, Table] = {
         harmless=("duplicate", "tag_of_words"),
         wide=("tag", "value"),
         advice={
-            "value_not_a_number": "A unit, such as 20 bar, is left out where all values of the column have it. Remove "
+            "value_not_a_number": "A unit, such as in 20 bar, is ignored if all values of the column have it. Remove "
             "units that differ, and put each into the name of its tag.",
-            "body|lacks tag": "Where text stands beside the numbers of a message, it may name the sensor: map it with "
+            "body|lacks tag": "If a message has text as well as numbers, the text may name the sensor: map it with "
             "--column tag=MEMBER --column value=MEMBER, and, if it has no time, --column time=EnqueuedTimeUtc. If each "
-            "number is a sensor, give --column tag=* --column value=*.",
+            "number is a sensor, use --column tag=* --column value=*.",
         },
     ),
     "labels": LabelsTable("labels", Labels, unique=(*KEY, "start"), shard_by=("device",), required=False),

@@ -1,8 +1,8 @@
 """Training: the detectors of a shard's sensors, and the model and its backtest from all shards together.
 
-The history is split into blocks of 60 intervals that take turns, each hour of the day changing sides
-from day to day: detectors are fitted on the one half, their p-values calibrated on the other. So both
-halves see all times of day, and calibration holds out whole blocks, since neighbours are alike.
+The history is split into alternating blocks of 60 intervals, so that each hour of the day changes sides
+from day to day: detectors are fitted on one half, their p-values calibrated on the other. So both
+halves cover all times of day, and calibration holds out whole blocks, because neighbours are similar.
 """
 
 from collections.abc import Mapping
@@ -34,13 +34,13 @@ BASELINE_OF = {
 """The baseline of sensors whose kind was set."""
 FEWEST_PER_PART = 20
 JOINT_WORTH = 0.4
-"""A cluster of high joint scores says less about the next ones than one of a sensor's: what is expected of each
-of several tags is an estimate, and errors that last for hours add up."""
+"""A cluster of high joint scores says less about the next ones than a cluster of a sensor's scores: the expected values
+of several tags are estimates, and errors that last for hours add up."""
 
 
 @dataclass(frozen=True)
 class _Own:
-    """Sensors of varying values, for detectors of their own or the joint one: the grid without suspected faults."""
+    """Sensors with varying values, for their own or the joint detector: the grid without suspected faults."""
 
     grid: Grid
     part: NDArray[np.bool_]
@@ -56,7 +56,7 @@ class _Own:
 
 
 def fit_columns(grid: Grid) -> NDArray[np.bool_]:
-    """Which columns detectors are fitted on; the others calibrate them. Follows from the time alone."""
+    """The columns on which detectors are fitted; the others calibrate them. The choice depends only on the time."""
     index = grid.index
     return (index // BLOCK + index // (DAY // grid.interval)) % 2 == 0
 
@@ -84,7 +84,7 @@ def prepare(
 
 
 def one_joint(frames: dict[str, pl.DataFrame], paces: pl.DataFrame, at: int) -> dict[str, pl.DataFrame]:
-    """`frames` of the sensors of one pace, without the joint detectors of devices that have theirs at another."""
+    """`frames` of the sensors of one pace, without the joint detectors of devices whose joint pace differs."""
     others = pace.with_joint(paces).filter(pl.col("pace") != at).select("device")
     if others.is_empty():
         return frames
@@ -100,7 +100,7 @@ def one_joint(frames: dict[str, pl.DataFrame], paces: pl.DataFrame, at: int) -> 
 
 
 def labelled_faults(tables: Frames, as_of: datetime) -> pl.DataFrame:
-    """Faults (device, tag, start, end), of labels and verdicts, that began before `as_of`; no rows where none are known."""
+    """Faults (device, tag, start, end) from labels and verdicts that began before `as_of`; may have no rows."""
     columns = [*KEY, "start", "end"]
     frames = [tables["labels"].select(columns)] if "labels" in tables else []
     if "verdicts" in tables:
@@ -118,7 +118,7 @@ def kinds_and_zones(tables: Frames) -> tuple[pl.DataFrame | None, pl.DataFrame |
 
 
 def history_start(context: Mapping[str, pl.DataFrame], as_of: datetime, options: Options) -> datetime:
-    """The first interval of the history: that of the first reading, at most `history_days` before `as_of`."""
+    """The first interval of the history: that of the first reading, but at most `history_days` before `as_of`."""
     first = context["fleet"]["first"].item()
     longest = as_of - DAY * options.history_days
     start = longest if first is None else max(first, longest)
@@ -126,7 +126,7 @@ def history_start(context: Mapping[str, pl.DataFrame], as_of: datetime, options:
 
 
 def backtest_keys(keys: pl.DataFrame, context: Mapping[str, pl.DataFrame], options: Options) -> pl.DataFrame:
-    """Keys of the devices that the backtest is made on: chosen by a hash of the name, whatever the shard."""
+    """Keys of the devices in the backtest: chosen by a hash of the name, independent of the shard."""
     share = min(1.0, options.backtest_devices / max(1, context["fleet"]["devices"].item() or 0))
     names = keys["device"].unique(maintain_order=True)
     sample = [name for name in names if crc32(f"{options.seed} {name}".encode()) < share * 2**32]
@@ -149,9 +149,9 @@ def fit_grid(
 ) -> dict[str, pl.DataFrame]:
     """Detectors of all sensors of `grid`, by kind, and their `tails`; `folds` for those of `sample`.
 
-    `grid` holds whole devices, since joint detectors are fitted too.
-    `kinds` are as in `conversion.readings_as`. What values are normal is learnt without
-    sentinels and without the labelled `faults`; how often a reading is missing, with the latter.
+    `grid` holds whole devices, because joint detectors are also fitted.
+    `kinds` are as in `conversion.readings_as`. Normal values are learnt without
+    sentinels and without the labelled `faults`; how often readings are missing, including the latter.
     """
     sentinels = left_out.sentinels_of(grid.values)
     readings_grid = left_out.without(grid, sentinels)
@@ -243,9 +243,9 @@ def _tails_and_folds(
 def _detector(
     grid: Grid, own: _Own, options: Options, rung: NDArray[Any], frames: dict[str, pl.DataFrame]
 ) -> _Scored:
-    """The scores of the chosen detector; where it is not the robust one, its parameters go to `frames`.
+    """The scores of the chosen detector; if it is not the robust one, its parameters are added to `frames`.
 
-    It is fitted on the readings as they are, and calibrated on those that are not suspected of a fault.
+    It is fitted on all readings, and calibrated on those that are not suspected of a fault.
     """
     scores = own.scores
     if options.detector in DETECTORS:
@@ -256,7 +256,7 @@ def _detector(
 
 
 def _joint(own: _Own, frames: dict[str, pl.DataFrame]) -> _Scored:
-    """The scores of the joint detectors of devices with at least two such sensors; parameters go to `frames`."""
+    """The scores of the joint detectors of devices with at least two such sensors; parameters are added to `frames`."""
     frames["joint"] = joint.fit(own.units, own.grid.keys, own.part)
     scores, _ = joint.score(frames["joint"], own.units, own.grid.keys)
     keys = joint.keys_of(frames["joint"]).with_columns(pl.lit("joint").alias("rung"))

@@ -31,13 +31,13 @@ def of_backtest(backtest: pl.DataFrame) -> list[str]:
             share = alarms / normal.height
             notes.append(
                 f"The backtest calls {share:.2%} of {normal.height:,} readings at alpha {alpha:g}, {share / alpha:.0f} "
-                "times what it promises. Label known faults (ingest --labels), or train on a longer history."
+                "times the expected share. Label known faults (ingest --labels), or train on a longer history."
             )
     return notes
 
 
 def of_sensors(files: Mapping[str, File], options: Options) -> list[str]:
-    """Notes on sensors that cannot alarm, have a short history, drift, have sentinels, or send slower than the interval."""
+    """Notes on sensors that cannot alarm, have a short history, drift, have sentinels, or send more slowly than expected."""
     sensors = files["sensors"]
     if not isinstance(sensors, pl.DataFrame):
         return []
@@ -56,8 +56,8 @@ def _blind(sensors: pl.DataFrame, files: Mapping[str, File], options: Options) -
     if blind.is_empty():
         return []
     return [
-        f"{blind.height:,} of {sensors.height:,} sensors have too little history for a value to be called at any "
-        f"alpha (fewer than {options.fewest_readings} readings, or too few to calibrate on), such as {_example(blind)}."
+        f"{blind.height:,} of {sensors.height:,} sensors have too little history for a value to be called at any alpha "
+        f"(fewer than {options.fewest_readings} readings, or too few for calibration), for example {_example(blind)}."
     ]
 
 
@@ -68,8 +68,8 @@ def _short(sensors: pl.DataFrame) -> list[str]:
         return []
     hours = short.select(span.max()).item() / timedelta(hours=1)
     return [
-        f"{short.height:,} of {sensors.height:,} sensors, such as {_example(short)}, have {hours:.3g} hours of history or "
-        "less: too little for a daily cycle. Train again once there are two days."
+        f"{short.height:,} of {sensors.height:,} sensors, such as {_example(short)}, have at most {hours:.3g} hours of "
+        "history: too little for a daily cycle. Train again once there are two days."
     ]
 
 
@@ -90,7 +90,7 @@ def _sentinels(sensors: pl.DataFrame) -> list[str]:
     codes = some["sentinels"].explode().unique().sort().to_list()
     examples = ", ".join(f"{code:g}" for code in codes[:5]) + (", ..." if len(codes) > 5 else "")
     return [
-        f"{some.height:,} sensors show values that stand for no reading ({examples}): they count as missing."
+        f"{some.height:,} sensors have values that stand for a missing reading ({examples}): they count as missing."
     ]
 
 
@@ -120,8 +120,8 @@ def _irregular(sensors: pl.DataFrame, options: Options) -> list[str]:
         return []
     return [
         f"{slow.height:,} sensors, such as {_example(slow)}, send a reading about every "
-        f"{pace.total_seconds() / 60:.3g} minutes and not regularly, in a store of intervals of {options.interval}: "
-        f"their jumps, drifts and flat lines are hard to see. A store of their own with --interval {intervals[-1]} fits."
+        f"{pace.total_seconds() / 60:.3g} minutes, not regularly, but the interval of the store is {options.interval}: "
+        f"their jumps, drifts and flat lines are hard to detect. Use a separate store with --interval {intervals[-1]}."
     ]
 
 

@@ -1,4 +1,4 @@
-"""Sensors that drift: whose medians of a day rise or fall throughout the history."""
+"""Sensors that drift: their daily medians rise or fall throughout the history."""
 
 import numpy as np
 
@@ -6,13 +6,13 @@ from models.devices.grid import DAY, Floats, Grid, row_quantiles
 
 FEWEST_DAYS = 7
 LEAST_Z = 3.0
-"""Of Mann & Kendall's test; in 7 days, each has to be above the one before, or each below."""
+"""Least z of Mann & Kendall's test; in 7 days, each day must be above the one before, or each below."""
 
 
 def trend_per_day(grid: Grid) -> Floats:
-    """By how much each sensor of `grid` changes in a day, in its own units; NaN for one that does not drift (S,).
+    """The change of each sensor of `grid` per day, in its own units; NaN for a sensor that does not drift (S,).
 
-    The slope is the median of those between all pairs of days (Theil & Sen); only whole days count, back from the
+    The slope is the median of the slopes between all pairs of days (Theil & Sen); only whole days count, back from the
     end. A sensor whose trend is not certain by Mann & Kendall's test, or with days without a reading, does not drift.
 
     Mann (1945), Econometrica 13(3). Sen (1968), JASA 63(324).

@@ -1,4 +1,4 @@
-"""The readings of sensors that are watched for drift: by hour, against what is usual for each sensor."""
+"""The readings of sensors that are watched for drift, by hour and relative to each sensor's usual values."""
 
 from datetime import datetime, timedelta
 
@@ -22,11 +22,11 @@ def watched_inputs(
 ) -> pl.LazyFrame:
     """One row per device and hour from `since` to `as_of`; `cycle` is the end of the hour.
 
-    Of each tag, three columns: `<tag>`, how far the hour's mean is from the sensor's usual, in its usual
+    Each tag has three columns: `<tag>`, the distance of the hour's mean from the sensor's usual mean, in its usual
     deviations; `<tag> spread`, the logarithm of the ratio of the standard deviation within the hour to the usual
-    one; `<tag> readings`, that of the number of intervals with a reading. What is usual is a median of the hours
-    up to `trained_as_of`. NaN for a tag that a device has not, or that had none then; an hour without a
-    reading has a number of readings and nothing else. `new` is 1 for a device without any reading then.
+    one; `<tag> readings`, the same for the number of intervals with a reading. Usual values are medians of the hours
+    up to `trained_as_of`. NaN for a tag that a device lacks, or that had no reading then; an hour without a
+    reading has only a number of readings. `new` is 1 for a device without any reading then.
     """
     hourly = _every_hour(_hourly(readings, since, as_of), as_of).collect(engine="streaming").lazy()
     past = hourly.filter(pl.col(CYCLE) <= trained_as_of)
@@ -63,7 +63,7 @@ def _hourly(readings: pl.LazyFrame, since: datetime, as_of: datetime) -> pl.Lazy
 
 
 def _every_hour(hourly: pl.LazyFrame, as_of: datetime) -> pl.LazyFrame:
-    """With a row, of 0 readings, for each hour that a sensor lacks up to `SILENT_HOURS` after its last one."""
+    """The rows, with a row of 0 readings for each hour that a sensor lacks, up to `SILENT_HOURS` after its last one."""
     until = pl.min_horizontal(pl.col(CYCLE).max() + SILENT_HOURS * HOUR, pl.lit(as_of))
     spans = hourly.group_by(KEY).agg(pl.col(CYCLE).min().alias("first"), until.alias("until"))
     hours = pl.datetime_ranges("first", "until", interval="1h").alias(CYCLE)
@@ -72,9 +72,9 @@ def _every_hour(hourly: pl.LazyFrame, as_of: datetime) -> pl.LazyFrame:
 
 
 def _usual(past: pl.LazyFrame) -> pl.LazyFrame:
-    """By sensor: centre and scale of the hours' means, by median and median deviation; medians of std and n.
+    """By sensor: centre and scale of the hours' means (median and median deviation), and medians of std and n.
 
-    Not by the hour of the day: with so few days, that would overfit the training data.
+    Not by hour of the day: with so few days, that would overfit the training data.
     """
     mean = pl.col("mean")
     return (

@@ -1,8 +1,8 @@
-"""ONNX graphs of what looks at a sensor's last readings: robust channels, few values, missing readings.
+"""ONNX graphs of detectors that use a sensor's last readings: robust channels, few values, missing readings.
 
-A graph takes the number of a sensor and its last `WINDOW` intervals per row. Nothing in `models.devices` looks
-further back for the last of them, so a score is that of any run, and a history that is shorter is filled up
-with NaN in front.
+The inputs of a graph are, per row, the number of a sensor and its last `WINDOW` intervals. Nothing in `models.devices`
+looks further back for the last of them, so scores equal those of any run; a shorter history is padded with NaN in
+front.
 """
 
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ from models.onnx_graphs import Builder
 
 WINDOW = LOOKBACK
 RECENT = len(LEVEL_WEIGHTS)
-"""Intervals whose distances the level, and the joint detector, look at."""
+"""Number of intervals whose distances the level and the joint detector use."""
 
 
 def ago(intervals: int) -> tuple[str, ...]:
-    """Names of so many columns, oldest first: how many intervals before the one that is scored."""
+    """Names of columns, oldest first: the number of intervals before the scored one."""
     return tuple(f"-{n}" if n else "0" for n in reversed(range(intervals)))
 
 
@@ -43,13 +43,13 @@ UNITS = Port(
     "units",
     "double",
     ago(RECENT),
-    "distances from what is expected, in the sensor's scale; NaN without a reading",
+    "distances from the expected values, in the sensor's scale; NaN without a reading",
 )
 _READINGS = Port(
     "readings",
     "double",
     ago(WINDOW),
-    "means of the intervals, oldest first, the last one is scored; NaN where there is no reading",
+    "means of the intervals, oldest first, the last one is scored; NaN without a reading",
 )
 _TIME = Port(
     "time",
@@ -63,7 +63,7 @@ _CAUSE = Port(
     (),
     f"what is most unusual: {', '.join(f'{n} {name}' for n, name in enumerate(CHANNELS))}; -1 without a reading",
 )
-_EXPECTED = Port("expected", "double", (), "what the reading was expected to be")
+_EXPECTED = Port("expected", "double", (), "the expected value of the reading")
 
 
 def weighted_mean(
@@ -83,7 +83,7 @@ def weighted_mean(
 
 
 def robust(params: pl.DataFrame, interval: NDArray[np.int64]) -> Graph:
-    """As `models.devices.robust.score_of`: the score, its cause, and what it follows from.
+    """As `models.devices.robust.score_of`: the score, its cause, and the values behind it.
 
     `interval` is that of each sensor, in seconds.
     """
@@ -148,7 +148,7 @@ def _expected(builder: Builder, parameters: Fitted, recent: str, interval: NDArr
 def _course(builder: Builder, profile: Floats, interval: NDArray[np.int64]) -> str:
     """As `models.devices.channels.seasonal` of its design, of the last `RECENT` intervals.
 
-    A cosine is a sine a quarter ahead: ONNX Runtime has had the cosine of doubles for less long than the rest.
+    A cosine is a sine a quarter ahead: older versions of ONNX Runtime lack the cosine of doubles.
     """
     seconds = interval[:, None] * (np.arange(RECENT) - RECENT + 1)[None, :]
     times = builder.op("Add", builder.unsqueeze("time"), builder.rows(seconds, "sensor", np.int64))
@@ -166,7 +166,7 @@ def _course(builder: Builder, profile: Floats, interval: NDArray[np.int64]) -> s
 
 
 def _trailing(builder: Builder, condition: str, width: int) -> str:
-    """For how many of the last of `width` columns `condition` is true, without a break; (rows, 1), as double."""
+    """The number of last columns, of `width`, for which `condition` is true without a break; (rows, 1), as double."""
     number = builder.constant(np.arange(1.0, width + 1))
     breaks = builder.op("Where", condition, builder.constant(0.0), number)
     return builder.op(
@@ -175,7 +175,7 @@ def _trailing(builder: Builder, condition: str, width: int) -> str:
 
 
 def _repeats(builder: Builder) -> str:
-    """How many readings before the last one had its value, without a break."""
+    """The number of consecutive readings before the last one with its value."""
     now, before = builder.columns("readings", 1, WINDOW), builder.columns("readings", 0, WINDOW - 1)
     return _trailing(builder, builder.op("Equal", now, before), WINDOW - 1)
 
@@ -208,7 +208,7 @@ def discrete(params: pl.DataFrame) -> Graph:
 
 
 def _of_new(builder: Builder, params: pl.DataFrame) -> str:
-    """p-values of a value never seen, by how many of them there are in a row and how far out it is."""
+    """p-values of a value never seen, by the number of such values in a row and its distance outside the range."""
     values = params["values"].to_numpy()
     present = builder.op("IsNaN", "readings")
     for j in range(MOST_VALUES):
@@ -240,7 +240,7 @@ def missing(params: pl.DataFrame) -> Graph:
     p_of_gap = _at(builder, params["p_of_gap"].to_numpy().astype(float), index)
     there = builder.op("Equal", gap, builder.constant(0.0))
     p = builder.squeeze(builder.op("Where", there, builder.constant(np.nan), p_of_gap))
-    score = Port(SCORE.name, SCORE.kind, (), "higher is more anomalous; NaN where there is a reading")
+    score = Port(SCORE.name, SCORE.kind, (), "higher is more anomalous; NaN if there is a reading")
     return builder.graph("missing", (SENSOR, _READINGS), [(_of_p(builder, p), score), (p, P_VALUE)])
 
 

@@ -1,8 +1,8 @@
-"""States that devices send as words, such as ON, OFF and IDLE, stored as numbers from which the word can be read back.
+"""States that devices send as words, such as IDLE and RUNNING, stored as numbers from which the word can be read back.
 
-A word's number is a whole one from `LEAST` on, where no measurement lies: `LEAST` plus its letters and digits as a
-number to the base of 36, whatever its case. So it is the same in every file and store, and no table of words is kept.
-Of a word that does not fit (more than ten of these, or other characters), it holds the first five and a checksum.
+A word's number is a whole number from `LEAST` on, above any measurement: `LEAST` plus its letters and digits as a
+number in base 36, whatever its case. So it is the same in every file and store, and no table of words is kept.
+For a word that does not fit (more than ten characters, or others), it holds the first five and a checksum.
 Words for true and false, such as on and off, are 1 and 0.
 """
 
@@ -19,7 +19,7 @@ LEAST = 2.0**52
 _BASE, _LENGTH, _HEAD, _CHECK = 36, 10, 5, 4
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 MOST_STATES = 12
-"""The most states that a tag may have in one ingest; if it has more words, they are texts, such as messages."""
+"""Maximum number of states of a tag in one ingest; if it has more words, they are texts, such as messages."""
 NOTHING = frozenset(
     [
         "na",
@@ -65,7 +65,7 @@ def number_of(word: str) -> float:
 
 
 def word_of(number: float) -> str:
-    """The inverse of `number_of`, in lower case; of a word that did not fit, its begin and an ellipsis.
+    """The inverse of `number_of`, in lower case; for a word that did not fit, its beginning and an ellipsis.
 
     >>> word_of(number_of("IDLE")), word_of(number_of("Not running"))
     ('idle', 'notru…')
@@ -81,12 +81,12 @@ def word_of(number: float) -> str:
 
 
 def shown(column: str) -> pl.Expr:
-    """A value as text: four digits of a measurement, or the word of a state."""
+    """A value as text: a measurement with four digits, or the word of a state."""
     value = pl.col(column)
     words = value.map_elements(lambda x: word_of(x) if x >= LEAST else None, return_dtype=pl.String)
     return pl.coalesce(words, value.round_sig_figs(4).cast(pl.String))
 
 
 def has_words(x: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which rows of values hold words."""
+    """Which rows of values contain words."""
     return np.asarray((x >= LEAST).any(axis=1))

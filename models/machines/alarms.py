@@ -1,12 +1,12 @@
 """Alarms as decisions: each is announced once, goes on while the risk is high, and is closed when it is not.
 
-An alarm is of a machine, a component and a horizon. It opens where the probability reaches the threshold, and goes on as
-long as the probability stays above `STAYS` of it, so a probability that swings about the threshold is one alarm. A
-component that is under work, or no longer has a probability, has its alarm closed. A risk that rises again within the
-cooldown after that, without work in between, is the same alarm, and is not announced again.
+An alarm concerns a machine, a component and a horizon. It opens when the probability reaches the threshold, and goes on as
+long as the probability stays above `STAYS` times the threshold, so that a probability that fluctuates around the threshold
+is one alarm. An alarm is also closed if its component is under work or no longer has a probability. If the risk rises again
+within the cooldown, without work in between, it is the same alarm, and is not announced again.
 
-No more than the inspections of a day are opened within 24 hours, shorter horizons first, then by what an inspection is
-expected to save; the others wait, and try again in the next run. A component with an alarm has its inspection already.
+At most the number of inspections per day is opened within 24 hours, shorter horizons first, then by the expected saving of
+an inspection; the others wait for the next run. A component with an alarm already has its inspection.
 """
 
 from datetime import datetime, timedelta
@@ -35,8 +35,8 @@ ALARMS: dict[str, Any] = {
     "time": _TIME,
     **{name: RISKS[name] for name in ("probability", "threshold", "rank", "reasons")},
 }
-"""`state`: `opened` in this run, `goes on`, `closed` (kept for the cooldown), or `waits` for an inspection to be free.
-`since`: when it was opened; `closed_at` and `why`: when it was closed, and by what. The rest is as in `RISKS`."""
+"""`state`: `opened` in this run, `goes on`, `closed` (kept for the cooldown), or `waits` for a free inspection.
+`since`: when it was opened; `closed_at` and `why`: when and why it was closed. The rest is as in `RISKS`."""
 
 
 def alarms(
@@ -44,8 +44,8 @@ def alarms(
 ) -> pl.DataFrame:
     """The alarms (see `ALARMS`) after the run for `as_of`, by machine, component and horizon.
 
-    `rows` are the published risks at `as_of`, those of an earlier version without threshold; `previous` the alarms that the
-    last run before it returned.
+    `rows` are the published risks at `as_of` (an earlier version published no thresholds); `previous` are the alarms of
+    the last run before it.
     """
     past = _last_alarms(previous, as_of, options)
     if "threshold" not in rows.columns:
@@ -90,7 +90,7 @@ def alarms(
 
 
 def _last_alarms(previous: pl.DataFrame | None, as_of: datetime, options: Options) -> pl.DataFrame:
-    """The alarms of the last run that may matter now, without what rows tell anew."""
+    """The alarms of the last run that may still matter, without the columns that the new rows have."""
     names = [*PLACE, "state", "since", "closed_at", "why"]
     if previous is None:
         return pl.DataFrame(schema={name: ALARMS[name] for name in names})
@@ -102,7 +102,7 @@ def _last_alarms(previous: pl.DataFrame | None, as_of: datetime, options: Option
 def _with_openings(
     current: pl.DataFrame, past: pl.DataFrame, as_of: datetime, options: Options
 ) -> pl.DataFrame:
-    """`current`, in which alarms that wait are opened as far as inspections are free."""
+    """`current`, with waiting alarms opened as long as there are free inspections."""
     p = pl.col("probability")
     saves = p * missed_cost(options) - (1 - p) * options.needless_inspection_cost
     candidates = current.filter(state=WAITS).with_columns(saves.alias("saves"))
@@ -129,7 +129,7 @@ def _with_openings(
 def at_risk(alarm_rows: pl.DataFrame) -> list[Event]:
     """An event for each machine with newly opened alarms (see `ALARMS`), the machine of the best rank first.
 
-    Its payload: `machine_id`, `time`, and `risks`: component, horizon_hours, probability, rank and reasons
+    The payload has `machine_id`, `time`, and `risks`: component, horizon_hours, probability, rank and reasons
     of each such alarm, the shortest horizon first.
     """
     columns = ["component", "horizon_hours", "probability", "rank", "reasons"]

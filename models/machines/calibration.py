@@ -26,8 +26,8 @@ _PRIOR, _FEW_PRIOR = 5.0, 0.1
 def calibration(probability: Floats, is_failure: Flags) -> Calibration:
     """The monotone calibration that fits held-out outcomes best.
 
-    Isotonic regression where at least 1,000 rows failed, as it bends to any shape but needs many;
-    else Platt's sigmoid; identity where none or all failed.
+    Isotonic regression, which fits any shape but needs many rows, if at least 1,000 rows failed;
+    else Platt's sigmoid; identity if none or all failed.
     """
     positives = int(is_failure.sum())
     if positives in (0, len(is_failure)):
@@ -38,11 +38,11 @@ def calibration(probability: Floats, is_failure: Flags) -> Calibration:
 def calibrations_of_few(
     probability: Mapping[str, Floats], is_failure: Mapping[str, Flags], weight: Floats
 ) -> dict[str, Calibration]:
-    """Platt's sigmoid of each component, with the mean that its rows have; all components share one slope.
+    """Platt's sigmoid of each component, with the mean of its rows; all components share one slope.
 
-    The few failures of one component leave its slope to chance, by which its rows would come before or behind those of
-    others. For probabilities of estimators that have not seen the machine of a row: then all rows can be used, not only
-    the few failures among those of later time. `weight`, of each row, makes up for how rows were drawn.
+    The slope of a component with few failures would be due to chance, and so would the rank of its rows among those of
+    others. The probabilities are those of estimators that have not seen the machine of a row, so that all rows can be
+    used, not only later ones with few failures. `weight`, one per row, compensates for the sampling of rows.
     """
     probabilities, outcomes = ([values[c] for c in probability] for values in (probability, is_failure))
     weights = np.tile(weight, len(probability))
@@ -54,7 +54,7 @@ def calibrations_of_few(
 
 
 def towards(how: Calibration, probability: Floats, weight: Floats, base_rate: float) -> Calibration:
-    """`how`, moved so that the weighted mean is the base rate. Only the intercept moves: the order of rows stays."""
+    """`how`, shifted so that the weighted mean is the base rate. Only the intercept changes, not the order of rows."""
     if how["kind"] == "isotonic" or not 0 < base_rate < 1:
         return how
     slope, intercept = how.get("slope", 1.0), how.get("intercept", 0.0)
@@ -70,11 +70,11 @@ def towards(how: Calibration, probability: Floats, weight: Floats, base_rate: fl
 def platt(
     probability: Floats, is_failure: Flags, weight: Floats | float = 1.0, prior_weight: float = _PRIOR
 ) -> Calibration:
-    """Logistic regression on the logit of `probability`, with targets drawn in from 0 and 1.
+    """Logistic regression on the logit of `probability`, with targets slightly inside 0 and 1.
 
     Platt (1999), "Probabilistic outputs for support vector machines"; the targets keep the slope
-    finite where the classes are separated. Slope and intercept are held to 1 and 0 as if by a prior
-    of variance 1/`prior_weight`, which a handful of failures cannot overrule. A slope below 0 is taken as 0.
+    finite if the classes are separated. Slope and intercept have a prior with means 1 and 0 and
+    variance 1/`prior_weight`, which a handful of failures cannot overrule. A slope below 0 becomes 0.
     """
     z = _logit(probability)
     positives = float(is_failure.sum())

@@ -1,7 +1,7 @@
-"""Failures that are logged again and again until somebody repairs them: one failure each.
+"""Failures that are logged again and again until they are repaired: each such chain is one failure.
 
-A record of a component that failed already, within `WITHIN` of the record before it and without a
-replacement in between, is of the same failure. A chain may go on for as long as it likes.
+A record of a component that has already failed, within `WITHIN` of the previous record and without a
+replacement in between, belongs to the same failure. A chain may be of any length.
 """
 
 from datetime import timedelta
@@ -13,7 +13,7 @@ _COMPONENT = ("machine_id", "component")
 
 
 def first_of_chains(failures: pl.LazyFrame, maintenance: pl.LazyFrame | None) -> pl.LazyFrame:
-    """`failures` without the records that repeat one before them; the columns stay."""
+    """`failures` without the records that repeat an earlier one; the columns are unchanged."""
     before = pl.col("time").shift().over(_COMPONENT)
     records = failures.sort("time", *_COMPONENT).with_columns(before.alias("|before"))
     repair = pl.lit(None, dtype=pl.Datetime("us", "UTC")).alias("|repaired")

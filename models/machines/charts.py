@@ -25,7 +25,7 @@ def span(hours: int) -> str:
 
 
 def calibration(backtests: Mapping[int, pl.DataFrame]) -> Chart:
-    """Share that failed against the predicted probability, per horizon; each of `backtests` has probability and failed."""
+    """Observed share of failures by predicted probability, per horizon; `backtests` have probability and failed."""
     data: list[dict[str, Any]] = [
         {
             **_line("as promised", [0, 1], [0, 1], page.MUTED),
@@ -59,9 +59,9 @@ def calibration(backtests: Mapping[int, pl.DataFrame]) -> Chart:
         "yaxis": {"title": {"text": "Share that failed"}, "tickformat": ".0%", "range": [0, 1.02]},
     }
     caption = (
-        "Observed share of failures by predicted probability, in ten bins; larger dots hold more "
-        "rows, bins of fewer than ten are left out. "
-        "On the dotted line the two are equal."
+        "Observed share of failures by predicted probability, in ten bins; larger dots stand for more "
+        "rows, and bins with fewer than ten rows are left out. "
+        "On the dotted line, both are equal."
     )
     return Chart({"data": data, "layout": {**axes, "hovermode": "closest"}}, caption)
 
@@ -81,14 +81,14 @@ def curves(backtests: Mapping[int, pl.DataFrame]) -> Chart:
         "yaxis": {"title": {"text": "Precision"}, "tickformat": ".0%", "range": [0, 1.02]},
     }
     caption = (
-        "Rows of the backtest, all components together: the share of the rows above a threshold that failed, "
-        "against the share of failing rows that are above it."
+        "Rows of the backtest, all components together: the share of the rows above a threshold that failed "
+        "(precision), and the share of failing rows that are above it (recall)."
     )
     return Chart({"data": data, "layout": {**axes, "hovermode": "closest"}}, caption)
 
 
 def importance(metrics: pl.DataFrame, hours: Sequence[int], most: int = 12) -> Chart | None:
-    """The most important features, as the mean over the components, per horizon; None where importance is not known."""
+    """The most important features, as the mean over the components, per horizon; None if importance is unknown."""
     shares = []
     for horizon in hours:
         rows = metrics.filter(pl.col("slice").str.starts_with(f"importance_{horizon}h_"))
@@ -138,6 +138,6 @@ def _line(name: str, x: Sequence[float], y: Sequence[float], colour: str) -> dic
 
 
 def _sizes(rows: pl.Series) -> list[float]:
-    """Diameters of dots: 5 to 18, by the logarithm of the rows they stand for."""
+    """Diameters of dots: 5 to 18, by the logarithm of their number of rows."""
     logs = np.log10(np.maximum(rows.to_numpy(), 1))
     return (5 + 13 * logs / max(float(logs.max()), 1.0)).round(1).tolist() if len(logs) else []

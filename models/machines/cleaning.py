@@ -1,9 +1,9 @@
 """Rows as sources write them -> the same rows in one spelling, before their contract is checked.
 
-Rules, the same for all tables: blanks around a name do not count. A machine's id that is a whole number
-with decimals is that number: `1.0`, which pandas writes beside a gap, is machine `1`. Components
-differ neither by case nor by blanks: `Pump ` is `pump`. NaN and infinite readings are missing, as they are to
-pandas, numpy and Spark; the row's other readings stay. Times are read as everywhere, see `models.times`.
+The same rules hold for all tables: spaces around a name do not count. A machine's id that is a whole number
+with decimals is that number: `1.0`, which pandas writes if other ids are missing, is machine `1`. Components
+differ neither by case nor by spaces: `Pump ` is `pump`. NaN and infinite readings are missing, as in
+pandas, numpy and Spark; the row's other readings are kept. Times are read as everywhere, see `models.times`.
 """
 
 import polars as pl
@@ -34,7 +34,7 @@ def tidy_rows(raw: pl.DataFrame) -> pl.DataFrame:
 
 
 def words(column: pl.Expr) -> pl.Expr:
-    """The words of a text: in lower case, with a blank for any punctuation between them."""
+    """The words of a text, in lower case, with a space instead of any punctuation between them."""
     return column.str.to_lowercase().str.replace_all(r"[^\pL\pN+#%]+", " ").str.strip_chars()
 
 

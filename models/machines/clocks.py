@@ -1,7 +1,7 @@
-"""From when to when telemetry is, apart from readings of clocks that are wrong.
+"""The range of time of telemetry, without readings of wrong clocks.
 
 A few readings years before or after all others are not the fleet's first or last: they would move the
-time that everything is counted back from. They stay in the table, and no row of the model sees them.
+time from which rows are counted back. They stay in the table, but no row of the model uses them.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _SHARE = 0.01
 
 @dataclass(frozen=True)
 class Span:
-    """`first` and `last` time of telemetry that can be right, null where there is none."""
+    """The `first` and `last` plausible time of telemetry; null if there is none."""
 
     first: datetime | None
     last: datetime | None
@@ -27,8 +27,8 @@ class Span:
 def span(telemetry: pl.LazyFrame) -> Span:
     """The range of `telemetry` without strays at its ends.
 
-    Strays are rows apart from all others by more than `FAR`, at most a hundredth of all rows, and of
-    fewer than half of the machines: a fleet that comes back after a long stop is none.
+    Strays are rows that are more than `FAR` from all others, at most a hundredth of all rows, and from
+    fewer than half of the machines, so that a fleet that restarts after a long stop is not a stray.
     """
     time = pl.col("time")
     days = telemetry.group_by(time.dt.date().alias("day")).agg(
@@ -63,6 +63,6 @@ def _without_strays(telemetry: pl.LazyFrame, parts: pl.DataFrame) -> pl.DataFram
 
 
 def _some(telemetry: pl.LazyFrame, part: dict[str, datetime], machines: int) -> bool:
-    """Whether the rows of `part` are of fewer than half of the machines."""
+    """Whether the rows of `part` come from fewer than half of the machines."""
     inside = telemetry.filter(pl.col("time").is_between(part["first"], part["last"]))
     return 2 * int(inside.select(pl.col("machine_id").n_unique()).collect().item()) < machines

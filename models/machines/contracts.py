@@ -1,6 +1,6 @@
-"""The contracts of what is ingested: telemetry, error log, maintenance, failures, machines.
+"""The contracts of the inputs: telemetry, error log, maintenance, failures, machines.
 
-Times are UTC. Which components, sensors and errors there are is read from the data.
+Times are UTC. The names of components, sensors and errors come from the data.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from models.schemas import dy
 
 
 class Telemetry(dy.Schema):
-    """Readings of a machine over one interval, which ended at `time`; further numeric columns are sensors."""
+    """Readings of a machine over one interval that ended at `time`; further numeric columns are sensors."""
 
     machine_id = dy.String(min_length=1)
     time = dy.Datetime(time_zone="UTC")
@@ -63,7 +63,7 @@ class Machines(dy.Schema):
 
 @dataclass(frozen=True)
 class MachinesTable(Table):
-    """A table whose rows are put into one spelling before their contract is checked, see `cleaning`."""
+    """A table whose names are spelled uniformly before the contract is checked, see `cleaning`."""
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         return super().accept(tidy_rows(raw), options)
@@ -87,7 +87,7 @@ class AttributesTable(MachinesTable):
 
 @dataclass(frozen=True)
 class EventsTable(MachinesTable):
-    """Failures or replacements; a record whose time or component was corrected does not stay beside its correction."""
+    """Failures or replacements; a record with a corrected time or component replaces the original."""
 
     def notes(
         self,
@@ -95,7 +95,7 @@ class EventsTable(MachinesTable):
         stored_tables: Frames,
         options: Mapping[str, Any],  # noqa: ARG002
     ) -> tuple[str, ...]:
-        """A note that names the texts which are read as one component because they have the same words."""
+        """A note that names texts that are read as one component because they have the same words."""
         before = [stored_tables[self.name].select("component")] if self.name in stored_tables else []
         texts = pl.concat([frame.lazy().select("component"), *before]).unique().sort("component")
         kinds = (
@@ -114,9 +114,9 @@ class EventsTable(MachinesTable):
         return (f"{self.name}: {many:,} texts are read as {kinds.height:,} components: {examples}{more}.",)
 
     def corrections(self, stored_rows: pl.LazyFrame, rows: pl.LazyFrame) -> pl.DataFrame:
-        """Stored records that `rows` lack, where these are the same records again and have a new one within a day.
+        """Stored records that `rows` lack, if `rows` repeat the stored records and have a new record within a day.
 
-        They are the same records where they include at least half of those stored for their machines and time.
+        They repeat them if they include at least half of the records stored for their machines and time.
         """
         near = timedelta(hours=24)
         low, high = rows.select(pl.col("time").min().alias("low"), pl.col("time").max()).collect().row(0)
@@ -137,10 +137,10 @@ class EventsTable(MachinesTable):
 
 @dataclass(frozen=True)
 class FailuresTable(EventsTable):
-    """Failures: a row for each, not a flag beside each reading."""
+    """Failures: a row for each failure, not a flag for each reading."""
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
-        """Raises `ContractError` where the component is a flag, mostly 0."""
+        """Raises `ContractError` if the component is a flag, mostly 0."""
         names = (
             raw["component"]
             .cast(pl.String)
@@ -152,7 +152,7 @@ class FailuresTable(EventsTable):
         if 2 * zeros > names.len() and names.is_in(["0", "1"]).all():
             raise ContractError(
                 f"component is 0 in {zeros:,} of {names.len():,} rows, so it is a flag. Expected a row for each "
-                "failure. Keep only the rows where it is 1, and name what failed with --column component==NAME."
+                "failure. Keep only the rows in which it is 1, and name the failed component with --column component==NAME."
             )
         return super().accept(raw, options)
 
@@ -181,18 +181,18 @@ class TelemetryTable(MachinesTable):
     """Readings over intervals, stored with the time at which the interval ended.
 
     Options of the ingest: `timezone`, and `telemetry_marks`, which the first ingest fixes: `end` (the
-    default), or `start` where the sources' times mark that. `telemetry_hours` is then the interval,
-    where a source does not show it.
+    default), or `start` if the sources' times mark the start of an interval. `telemetry_hours` is then the interval
+    if a source does not show it.
     """
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
-        """Raises `ContractError` where there is no column with readings, or rows are of a tag each, and where the
-        interval is not known."""
+        """Raises `ContractError` if there is no column with readings, if each row is the reading of one tag, or if the
+        interval is needed but unknown."""
         tag = next((c for c in TAGS if c in raw.columns and raw[c].dtype == pl.String), None)
         if tag and {*VALUES} & {*raw.columns}:
             raise ContractError(
-                f"this has a row per reading, with a column '{tag}' for the sensor. Expected a column per "
-                "sensor. Read it as it is with --layout tag-value."
+                f"there is a row per reading, with a column '{tag}' for the sensor. Expected a column per "
+                "sensor. Read this layout with --layout tag-value."
             )
         times = raw["time"].drop_nulls()
         if len(times) and not times.dtype.is_temporal() and _counts(times.cast(pl.Float64, strict=False)):
@@ -206,7 +206,7 @@ class TelemetryTable(MachinesTable):
         if not sensors(good.lazy()):
             raise ContractError(
                 f"{self.name}: no column with readings. Found: {', '.join(c for c in raw.columns if c != ROW)}. "
-                "Expected at least one numeric column beside machine_id and time, e.g. vibration. "
+                "Expected at least one numeric column besides machine_id and time, e.g. vibration. "
                 "Check that its values are numbers."
             )
         if options.get("telemetry_marks", "end") == "end" or good.is_empty():
@@ -215,7 +215,7 @@ class TelemetryTable(MachinesTable):
         if hours is None:
             raise ContractError(
                 f"{self.name}: times mark the start of an interval, but no machine has two rows that show "
-                "its length. Give it with --telemetry-hours, e.g. 1."
+                "its length. Set it with --telemetry-hours, e.g. 1."
             )
         return dataclasses.replace(result, good=with_end_times(good.lazy(), hours).collect())
 
@@ -287,19 +287,19 @@ TABLES: dict[str, Table] = {
         aliases={**_MACHINE, "age_years": "age"},
     ),
 }
-"""The tables; the names that a source's columns have without a mapping are those of the public data set."""
+"""The tables; without a mapping, a source's columns may have the names of the public data set."""
 
 
 def sensors(telemetry: pl.LazyFrame) -> list[str]:
-    """Names of the sensors: the numeric columns of `telemetry` beside the shard, sorted."""
+    """Names of the sensors, sorted: the numeric columns of `telemetry` except the shard."""
     schema = telemetry.collect_schema()
     return sorted(name for name, dtype in schema.items() if dtype.is_numeric() and name != "shard")
 
 
 def tables_at(tables: Frames, as_of: datetime) -> dict[str, pl.LazyFrame]:
-    """The tables as they were known at `as_of`: rows of a later time are left out.
+    """The tables as known at `as_of`: rows with a later time are left out.
 
-    Where a failure is logged again until it is repaired, only the first record stays, see `chains`.
+    If a failure is logged again until it is repaired, only the first record is kept, see `chains`.
     """
     visible = {
         name: frame.filter(pl.col("time") <= as_of) if "time" in frame.collect_schema() else frame
@@ -311,7 +311,7 @@ def tables_at(tables: Frames, as_of: datetime) -> dict[str, pl.LazyFrame]:
 
 
 def repeats(tables: Frames, as_of: datetime) -> int:
-    """How many records of failures up to `as_of` repeat one that is not repaired yet."""
+    """The number of records of failures up to `as_of` that repeat a failure before its repair."""
     if "failures" not in tables:
         return 0
     every = tables["failures"].filter(pl.col("time") <= as_of).select(pl.len()).collect().item()
@@ -319,11 +319,11 @@ def repeats(tables: Frames, as_of: datetime) -> int:
 
 
 def interval_hours(telemetry: pl.LazyFrame) -> float | None:
-    """The interval of the telemetry: the commonest distance between a machine's consecutive rows.
+    """The interval of the telemetry: the most common distance between a machine's consecutive rows.
 
-    Looks at up to 20 machines. Null where no machine has two rows; the shorter of two equally common.
-    Where clocks jitter, so that hardly any two distances are equal, distances that differ by less than a
-    tenth count as one, and their median is taken to whole hours, minutes or seconds.
+    Uses up to 20 machines. None if no machine has two rows; the shorter of two equally common distances.
+    If clocks jitter, so that hardly any two distances are equal, distances that differ by less than a
+    tenth count as equal, and their median is rounded to whole hours, minutes or seconds.
     """
     machines = telemetry.select(pl.col("machine_id").unique().sort()).collect()["machine_id"]
     some = machines.gather_every(max(1, len(machines) // 20)).head(20)
@@ -347,7 +347,7 @@ def interval_hours(telemetry: pl.LazyFrame) -> float | None:
 
 
 def _jittered(distances: pl.DataFrame) -> float:
-    """The interval in hours of distances (microseconds) with how often each is there (`len`)."""
+    """The interval in hours, from distances (microseconds) and the number of times each occurs (`len`)."""
     by_length = distances.sort("distance")
     distance, count = by_length["distance"].to_numpy(), by_length["len"].to_numpy().astype(np.int64)
     before = np.concatenate([[0], np.cumsum(count)])
@@ -363,5 +363,5 @@ def _jittered(distances: pl.DataFrame) -> float:
 
 
 def with_end_times(telemetry: pl.LazyFrame, hours: float) -> pl.LazyFrame:
-    """Telemetry whose times marked the start of intervals of `hours`, with the end in its place."""
+    """Telemetry whose times marked the start of intervals of `hours`, with the end instead."""
     return telemetry.with_columns(pl.col("time") + pl.duration(microseconds=round(hours * 3.6e9)))

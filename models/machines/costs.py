@@ -1,7 +1,7 @@
 """The cost of an inspection policy: failures without an inspection before them, and needless inspections.
 
-An inspection of a component at T prevents the first failure in (T, T + horizon]. It is needless where
-none is in there, and the component is left alone for that long after it. The two settings are the cost of
+An inspection of a component at T prevents the first failure in (T, T + horizon]. It is needless if
+there is none, and the component is not inspected again for that long. The two settings are the cost of
 a failure that was not prevented and the cost of a needless inspection.
 """
 
@@ -25,7 +25,7 @@ _ENOUGH = 10
 
 @dataclass(frozen=True)
 class Bill:
-    """How many failures were prevented and missed, how many inspections were needless, and what it cost."""
+    """The numbers of prevented and missed failures and of needless inspections, and their cost."""
 
     prevented: int
     missed: int
@@ -40,10 +40,10 @@ def bill(
     options: Options,
     lead_hours: int = 0,
 ) -> Bill:
-    """The bill for `inspections`, given the `failures` that came; both machine_id, component, time.
+    """The bill for `inspections`, given the actual `failures`; both have machine_id, component, time.
 
-    Inspections have to be those that were made, see `alarms` and `every`. One that comes `lead_hours` before the
-    failure or later does not prevent it, though it was not needless.
+    Inspections must be those that were made, see `alarms` and `every`. An inspection `lead_hours` or less before the
+    failure does not prevent it, although it was not needless.
     """
     table = counts(inspections, failures, horizon_hours, lead_hours)
     sums = table.select(pl.col("prevented", "missed", "needless").sum(), cost=cost_of_counts(options).sum())
@@ -67,7 +67,7 @@ def missed_cost(options: Options) -> pl.Expr:
 def counts(
     inspections: pl.DataFrame, failures: pl.DataFrame, horizon_hours: int, lead_hours: int = 0
 ) -> pl.DataFrame:
-    """Per component of a machine with an inspection or a failure: `prevented`, `missed` and `needless`, see `bill`."""
+    """`prevented`, `missed` and `needless` of each machine's component with an inspection or a failure, see `bill`."""
     next_failures = inspections.sort("time").join_asof(
         failures.sort("time").with_columns(failed_at="time"),
         on="time",
@@ -95,10 +95,10 @@ def counts(
 
 
 def alarms(rows: pl.DataFrame, horizon_hours: int) -> pl.DataFrame:
-    """The inspections that a model's alarms lead to: `rows` (machine_id, component, time) with an alarm.
+    """The inspections that a model's alarms lead to; `rows` (machine_id, component, time) are those with an alarm.
 
-    A component that was inspected is left alone for the horizon; the next alarm after it counts again.
-    Times are compared to the second. All components take their next inspection at once, so it is as
+    A component is not inspected again within the horizon; the next alarm after that counts again.
+    Times are compared to the second. Each step takes the next inspection of all components, so there are as
     many steps as one component has inspections.
     """
     candidates = rows.select(*COMPONENT, "time").sort(*COMPONENT, "time")
@@ -123,9 +123,9 @@ def alarms(rows: pl.DataFrame, horizon_hours: int) -> pl.DataFrame:
 def bills(
     rows: pl.DataFrame, failures: pl.DataFrame, horizon_hours: int, lead_hours: int = 0
 ) -> list[dict[str, float]]:
-    """What alarms from each of `THRESHOLDS` on would have led to: threshold, missed, needless; see `bill`.
+    """The result of alarms from each of `THRESHOLDS` on: threshold, missed, needless; see `bill`.
 
-    `rows` are judged rows of one horizon. Kept in a bundle, it gives the threshold for any costs.
+    `rows` are judged rows of one horizon. A bundle keeps the result, to find the threshold for any costs.
     """
     lines = []
     awake = rows.filter(~pl.col("under_work"))
@@ -137,13 +137,13 @@ def bills(
 
 
 def cheapest(table: Sequence[Mapping[str, float]], failures: int, options: Options) -> float:
-    """The threshold nearest to `options.threshold` of those of `table` (see `bills`) that are as good as the cheapest.
+    """The threshold nearest to `options.threshold` among those of `table` (see `bills`) that are as good as the cheapest.
 
-    The least costly on held-out time may lie far above the probability from which an inspection pays at once,
-    `options.threshold`: where waiting brings certainty before the failure, waiting is worth more. But a handful of
-    failures may say so by chance. So one nearer to `options.threshold` in log-odds is as good where it misses no more
-    failures, and costs more by no more than the standard error of the difference, counts being Poisson's: the fewer
-    inspections speak for the cheapest, the nearer it is. With fewer than ten failures it is `options.threshold` itself.
+    The cheapest threshold on held-out time may lie far above the probability from which an inspection pays at once,
+    `options.threshold`: if waiting brings certainty before the failure, it is worth more. But with a handful of
+    failures, this may be due to chance. So a threshold nearer to `options.threshold` in log-odds is as good if it misses no
+    more failures, and its additional cost is at most the standard error of the difference, with Poisson counts: the less
+    evidence there is for the cheapest, the nearer the result. With fewer than ten failures, it is `options.threshold`.
     """
     if failures < _ENOUGH or not table:
         return options.threshold
@@ -161,7 +161,7 @@ def cheapest(table: Sequence[Mapping[str, float]], failures: int, options: Optio
 
 
 def every(components: pl.DataFrame, first: datetime, last: datetime, days: int) -> pl.DataFrame:
-    """An inspection of each of `components` (machine_id, component) at `first` and each `days` after it."""
+    """An inspection of each of `components` (machine_id, component) at `first` and every `days` days after it."""
     times = pl.Series("time", [first]).cast(pl.Datetime("us", "UTC"))
     if last > first:
         times = pl.datetime_range(first, last, timedelta(days=days), time_unit="us", eager=True).alias("time")

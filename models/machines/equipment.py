@@ -1,6 +1,6 @@
-"""Which components a machine has: those that are on record for machines of its type.
+"""The components of a machine: those on record for machines of its type.
 
-A machine's type is its model or, where that is not on record, the set of sensors that it sends.
+A machine's type is its model or, if that is not on record, the set of its sensors.
 """
 
 from datetime import datetime
@@ -16,11 +16,11 @@ _EVENTS = ("failures", "maintenance")
 
 
 def missing_components(tables: Frames, since: datetime, until: datetime) -> pl.DataFrame:
-    """Components that a machine does not have: machine_id, component, `type`, sorted; by what is known at `until`.
+    """Components that a machine does not have: machine_id, component, `type`, sorted; as known at `until`.
 
-    A type has no such component where none of its machines has a record of it, and this is no chance: the records
-    of all machines, spread over their time in service, would leave it out less than once in a thousand times, and
-    the machines with a record, drawn from all, less than once in a hundred. Sensors are those sent after `since`.
+    A type lacks a component if none of its machines has a record of it, and this is not due to chance: the records
+    of all machines, spread over their time in service, would miss the type less than once in a thousand times, and
+    the machines with a record, drawn from all, less than once in a hundred. Sensors are those with readings after `since`.
     """
     machines = _machines(tables, since, until)
     nothing = pl.LazyFrame(schema={"machine_id": pl.String, "component": pl.String, "day": pl.Date})

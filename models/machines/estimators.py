@@ -26,9 +26,9 @@ _USUAL_TREES = 50
 
 
 class Estimator(Protocol):
-    """A fitted estimator. `X` has one column per feature, float32, NaN where missing.
+    """A fitted estimator. `X` has one column per feature, float32; NaN means missing.
 
-    `unit` is what contributions are in: `odds` (their logarithm) or `probability`.
+    `unit` is the unit of contributions: `odds` (their logarithm) or `probability`.
     """
 
     @property
@@ -38,16 +38,16 @@ class Estimator(Protocol):
         """Uncalibrated probability of failure per row."""
 
     def contributions(self, X: Matrix) -> Floats:
-        """What each feature adds, shape (rows, features + 1); the last column is what all start from.
+        """The contribution of each feature, shape (rows, features + 1); the last column is the common baseline.
 
         In log-odds for LightGBM (SHAP values), in probability for trees; rows sum to the output.
         """
 
     def file(self) -> File:
-        """What a bundle keeps of it."""
+        """The estimator as a file of a bundle."""
 
     def importance(self, features: int) -> Floats:
-        """Share of each of the features in what was learnt; sums to 1, or is all 0."""
+        """Share of each feature in the fit; sums to 1, or is all 0."""
 
 
 class Boosted:
@@ -94,13 +94,13 @@ class Classical:
         return self.trees.to_frame()
 
     def importance(self, features: int) -> Floats:
-        """Share of the decrease of impurity; 0 after loading, as a bundle does not keep it."""
+        """Share of the decrease of impurity; 0 after loading, because a bundle does not keep it."""
         return self.learnt if self.learnt is not None else np.zeros(features)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted estimator, and the number of trees in it."""
+    """A fitted estimator and its number of trees."""
 
     estimator: Estimator
     trees: int
@@ -110,7 +110,7 @@ class Learner:
     """Fits the estimator of `options` to one set of rows `X`, once per set of outcomes.
 
     A fit depends neither on the number of threads nor on earlier fits. `judge`
-    are rows of later time, to settle the number of trees by.
+    are later rows, which determine the number of trees.
     """
 
     def __init__(self, X: Matrix, weight: Floats, options: Options, judge: Matrix | None = None) -> None:
@@ -124,8 +124,8 @@ class Learner:
     def fit(self, outcomes: Flags, later_outcomes: Flags | None = None, trees: int | None = None) -> Fitted:
         """The estimator for the `outcomes` of the rows.
 
-        LightGBM has `trees` trees, or stops adding more when it no longer predicts `later_outcomes`, those of the rows of
-        later time, any better. The others have a fixed number of trees.
+        LightGBM grows `trees` trees, or stops when more of them no longer improve the predictions of `later_outcomes`, the
+        outcomes of the later rows. The others have a fixed number of trees.
         """
         if self._options.estimator == "lightgbm":
             return self._boosting.fit(outcomes, later_outcomes, trees)
@@ -178,12 +178,12 @@ class _Boosting:
 
 
 def load(file: File, threads: int = 0) -> Estimator:
-    """The estimator that `file` holds: LightGBM's text, or the frame of `Trees`."""
+    """The estimator in `file`: LightGBM's text, or the frame of `Trees`."""
     if isinstance(file, str):
         return Boosted(file, threads)
     if isinstance(file, pl.DataFrame):
         return Classical(Trees.of_frame(file))
-    raise TypeError(f"an estimator is text or a frame, not {type(file).__name__}")
+    raise TypeError(f"an estimator must be text or a frame, not {type(file).__name__}")
 
 
 def _classical(X: Matrix, outcomes: Flags, weight: Floats, options: Options) -> Fitted:

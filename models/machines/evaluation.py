@@ -1,9 +1,9 @@
 """Measures of how well probabilities of failure matched the outcomes.
 
 A judged row is one machine, component, time and horizon: `probability`, `threshold`,
-`above_threshold` (the alarm), `failed` (null while pending: the horizon reaches past what is observed),
+`above_threshold` (the alarm), `failed` (null while pending: the horizon ends after the observed time),
 `next_failure_hours`, `under_work`. Measures over all components pool their rows
-(micro average): a row counts as a true positive where that very component fails within the horizon.
+(micro average): a row is a true positive if that very component fails within the horizon.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ _DRAWS, _INTERVAL = 400, (0.1, 0.9)
 def judge(model: Model, rows: pl.DataFrame, options: Options) -> pl.DataFrame:
     """Judged rows of every risk of `model`, pending ones included; `rows` are features with outcomes.
 
-    Without model the probability and the alarm are null.
+    Without a model, the probability and the alarm are null.
     """
     probabilities = model.predict(model.matrix(rows))
     parts = [
@@ -96,11 +96,11 @@ def measures(rows: pl.DataFrame, options: Options) -> dict[str, float]:
     """Measures of judged `rows` of one horizon that are not pending.
 
     `rows`, `failing_rows`; at the threshold `precision`, `recall`, `f1`; `average_precision`;
-    `calibration_error`; `brier`; `log_loss`; `failures` and of them `warned` (an alarm within the
-    horizon before), `warned_early` (one that came before an alarm of the next shorter horizon could), `lead_hours` (median
-    time from the first such alarm to the failure); and the costs `saved_to_never` and `saved_to_every_n_days`, each with the
-    interval from `_low` to `_high` that holds 80 %. A measure that is not defined is left out.
-    A row without model counts as no alarm, and as a probability close to 0.
+    `calibration_error`; `brier`; `log_loss`; `failures` and how many of them were `warned` (an alarm within the
+    horizon before), `warned_early` (before an alarm of the next shorter horizon was possible), `lead_hours` (median
+    time from the first such alarm to the failure); and the savings `saved_to_never` and `saved_to_every_n_days`, each with
+    the 80 % interval from `_low` to `_high`. A measure that is not defined is left out.
+    A row without a model counts as no alarm, and as a probability close to 0.
     """
     final_rows = rows.filter(pl.col("failed").is_not_null())
     if final_rows.is_empty():
@@ -126,8 +126,8 @@ def measures(rows: pl.DataFrame, options: Options) -> dict[str, float]:
 def metrics(rows: pl.DataFrame, options: Options) -> pl.DataFrame:
     """Long: slice, value_of_slice, metric, value. Slices `horizon`, `component_<h>h`, `any_component`, `first`, `life`.
 
-    `any_component` joins a machine's components into one row: the chance that some component fails,
-    taken as independent, against whether one did. `first` judges the list to look at first, see `first_looked_at`, and
+    `any_component` joins a machine's components into one row: the chance that some component fails (assumed
+    independent), and whether one did. `first` judges the machines to look at first, see `first_looked_at`, and
     `life` the remaining lives of each component and of all, see `life_measures`.
     """
     parts = []
@@ -157,7 +157,7 @@ def average_precision(probability: NDArray[np.float64], is_failure: NDArray[np.b
 def precision_recall(
     probability: NDArray[np.float64], is_failure: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Precision, recall and threshold at each distinct probability, falling; equal ones are taken together."""
+    """Precision, recall and threshold at each distinct probability, in falling order."""
     order = np.argsort(-probability, kind="stable")
     sorted_p = probability[order]
     hits = np.cumsum(is_failure[order])
@@ -187,7 +187,7 @@ def reliability(probability: NDArray[np.float64], is_failure: NDArray[np.bool_])
 
 
 def log_loss(rows: pl.DataFrame) -> float | None:
-    """Mean log loss of judged rows that are not pending, each horizon weighing the same; lower is better."""
+    """Mean log loss of judged rows that are not pending, with equal weight for each horizon; lower is better."""
     parts = []
     for _, of in rows.filter(pl.col("failed").is_not_null()).group_by("horizon_hours"):
         p = np.clip(of["probability"].fill_null(0.0).to_numpy(), _FLOOR, 1 - _FLOOR)
@@ -196,7 +196,7 @@ def log_loss(rows: pl.DataFrame) -> float | None:
 
 
 def failures_of(rows: pl.DataFrame) -> pl.DataFrame:
-    """The failures that judged rows had in their horizon: machine_id, component, time, one row each."""
+    """The failures within the horizon of judged rows: machine_id, component, time, one row each."""
     at = pl.col("time") + pl.duration(microseconds=(pl.col("next_failure_hours") * 3.6e9).round())
     return (
         rows.filter("failed")
@@ -224,7 +224,7 @@ def _warnings(rows: pl.DataFrame, options: Options) -> dict[str, float]:
 
 
 def _savings(rows: pl.DataFrame, options: Options) -> dict[str, float]:
-    """Money saved with the alarms of one horizon, against never inspecting and against a fixed plan.
+    """Money saved with the alarms of one horizon, compared with never inspecting and with a fixed plan.
 
     `_low` and `_high` enclose 80 % of the savings of bootstrap samples of the machines.
     """
@@ -277,11 +277,11 @@ def _any_component(rows: pl.DataFrame) -> dict[str, float]:
 
 
 def first_looked_at(rows: pl.DataFrame, machines_per_day: int) -> dict[str, float]:
-    """How good the list of the first `machines_per_day` machines of each day is, from judged `rows` of one horizon.
+    """The quality of the list of the first `machines_per_day` machines of each day, from judged `rows` of one horizon.
 
-    A day's list is that of its first time: machines by their likeliest component that is not under work.
+    A day's list is that of its first time: machines by their most likely component that is not under work.
     `precision`: the share of the listed machines in which some component failed within the horizon; `best`: that share
-    had all failing machines come first. `machines`: how many are listed a day, at most; `days`.
+    if all failing machines had come first. `machines`: the maximum number listed per day; `days`.
     """
     due = rows.filter(pl.col("failed").is_not_null())
     first = due.filter(pl.col("time") == pl.col("time").min().over(pl.col("time").dt.date()))
@@ -307,11 +307,11 @@ def first_looked_at(rows: pl.DataFrame, machines_per_day: int) -> dict[str, floa
 
 
 def life_measures(lives: pl.DataFrame) -> dict[str, float]:
-    """How good remaining lives were, of rows that each stand for one machine, component and time.
+    """The quality of remaining lives, from rows that each stand for one machine, component and time.
 
     A life is judged once its band has passed, so the selection does not depend on how lives ended. `rmse_hours` is the
-    error of the median; a component that still runs counts with the hours that it was observed. `in_band`: the share
-    that ended between the quantiles 10 and 90, ideally 0.8; `band_hours`: the mean width; `rows`: how many.
+    error of the median; a component that still runs counts with its observed hours. `in_band`: the share
+    that ended between the 10 % and 90 % quantiles, ideally 0.8; `band_hours`: the mean width; `rows`: their number.
     """
     low, middle, high = ("life_q10_hours", "life_q50_hours", "life_q90_hours")
     over = lives.filter(pl.col(high) <= pl.col(OBSERVED))

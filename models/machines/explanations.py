@@ -18,9 +18,9 @@ _LEAST = {"odds": 0.05, "probability": 0.002}
 
 
 def reasons(estimator: Estimator, X: Matrix, features: Sequence[Feature], most: int = MOST) -> list[str]:
-    """For each row of `X` up to `most` reasons, strongest first, joined by semicolons; empty if none.
+    """For each row of `X`, up to `most` reasons, strongest first, joined by semicolons; empty if there are none.
 
-    Each ends with what it does: `odds x 12.0` for LightGBM, `+0.120` of probability for trees.
+    Each ends with its effect: `odds x 12.0` for LightGBM, `+0.120` of probability for trees.
     """
     if not len(X):
         return []
@@ -62,7 +62,7 @@ def effect(total: float, unit: str) -> str:
 
 
 def in_words(feature: Feature, row: NDArray[np.float32], columns: dict[str, int]) -> str:
-    """A feature of one row in words; `columns` is the position of each feature.
+    """A feature of one row in words; `columns` has the position of each feature.
 
     >>> f = Feature("pump_replaced_days", "component", "pump", "replaced")
     >>> in_words(f, np.array([12.25], dtype=np.float32), {"pump_replaced_days": 0})
@@ -83,7 +83,7 @@ def in_words(feature: Feature, row: NDArray[np.float32], columns: dict[str, int]
         return f"last failure {value:.1f} days ago" if np.isfinite(value) else "no failure on record"
     if feature.statistic == "due":
         return (
-            f"maintenance is due in {value:.1f} days" if np.isfinite(value) else "maintenance has no rhythm"
+            f"maintenance is due in {value:.1f} days" if np.isfinite(value) else "maintenance is not regular"
         )
     if feature.statistic == "age":
         return f"the machine is {value:.0f} years old" if np.isfinite(value) else "its age is not on record"

@@ -12,15 +12,15 @@ from models.page import blocks as page
 from models.page.blocks import Block, Explorer, Line, Mark, Text, Track
 
 EXPLORER_ROWS = 1_500_000
-"""About so many readings in the explorer; machines with the highest risks come first."""
+"""Approximate number of readings in the explorer; machines with the highest risks come first."""
 POINTS = 720
-"""Readings of a sensor in the explorer, at most; and at most 120 days."""
+"""Maximum number of readings of a sensor in the explorer; they cover at most 120 days."""
 MOMENTS = 60
-"""Earlier runs whose risks the explorer shows, at most."""
+"""Maximum number of earlier runs whose risks the explorer shows."""
 
 
 def explorer(view: View) -> list[Block]:
-    """The explorer, of the machines with the highest risks where there are too many for one page."""
+    """The explorer; only of the machines with the highest risks if there are too many for one page."""
     if view.rows.is_empty():
         return [Text("There is nothing to show.")]
     telemetry = view.run.tables["telemetry"].filter(pl.col("time") <= view.as_of)
@@ -42,8 +42,8 @@ def explorer(view: View) -> list[Block]:
         if machines.height < order.height
         else ""
     ) + (
-        f"Readings since {since:%Y-%m-%d}; what happened is marked at the reading that followed. Risks are within "
-        f"{span(longest)}: those of the last {MOMENTS} runs, and before them of the backtest, which its models had not seen."
+        f"Readings since {since:%Y-%m-%d}; each event is marked at the reading that followed. Risks are within "
+        f"{span(longest)}: of the last {MOMENTS} runs and, before them, of the backtest, whose models had not seen the data."
     )
     first = view.watch_list["machine_id"].head(1).to_list() or machines["machine_id"].head(1).to_list()
     explorer = Explorer(
@@ -64,7 +64,7 @@ def _panel(component: str) -> str:
 
 
 def _telemetry_track(view: View, recent: pl.LazyFrame, sensors: list[str], near: timedelta) -> Track:
-    """Readings of each sensor, with errors, replacements and failures where the next reading is, if `near`."""
+    """Readings of each sensor, with errors, replacements and failures at the next reading, if it is `near`."""
     kinds = (("errors", "error"), ("maintenance", "component"), ("failures", "component"))
     names = [table for table, _ in kinds if table in view.run.tables]
     frame = (
@@ -126,7 +126,7 @@ def _risk_tracks(view: View, machines: pl.LazyFrame, since: datetime, hours: int
 
 
 def _failed_before(rows: pl.LazyFrame, failures: pl.LazyFrame, every_hours: int) -> pl.LazyFrame:
-    """The first of `rows` after each failure, if near: key, time and `failed`."""
+    """The first of `rows` after each failure, if it is near: key, time and `failed`."""
     times = rows.select(*KEY, "time").with_columns(at="time")
     near = timedelta(hours=max(24, 2 * every_hours))
     next_rows = (
@@ -139,7 +139,7 @@ def _failed_before(rows: pl.LazyFrame, failures: pl.LazyFrame, every_hours: int)
 
 
 def _earlier(view: View, since: datetime, inside: pl.Expr) -> list[pl.LazyFrame]:
-    """Rows `inside` that earlier runs published, the latest for each time; at most the last `MOMENTS` runs."""
+    """The rows of earlier runs that match `inside`, the latest for each time; at most the last `MOMENTS` runs."""
     if "risks" not in view.run.derived_tables:
         return [] if view.run.previous is None else [view.run.previous]
     past = view.run.derived_tables["risks"].filter(

@@ -3,23 +3,23 @@
 Contract::
 
     windows(interval_hours, options) -> Windows           the windows that the telemetry can resolve
-    feature_list(vocabulary, options) -> list[Feature]    names and meaning, in the order of the columns
-    used_features(vocabulary, options) -> list[Feature]   those of them that the estimators see
+    feature_list(vocabulary, options) -> list[Feature]    names and meanings, in the order of the columns
+    used_features(vocabulary, options) -> list[Feature]   those that the estimators use
     build(tables, vocabulary, machines, last, count, options) -> pl.DataFrame
 
-`build` gives machine_id, time, `readings` and the features (Float32; null where there is no
-value) for the row times `last`, `last - every`, ... of each machine. A row at T knows what is dated T
-or earlier. A window of w hours is (T - w, T]: a reading belongs to it when its interval ended in it,
-an error when it is dated in it. Nothing in a feature depends on the range of rows that was asked
-for, nor on the calendar, so the same history an hour or a year later gives the same features.
+`build` returns machine_id, time, `readings` and the features (Float32; null without a
+value) for the row times `last`, `last - every`, ... of each machine. A row at T uses records dated T
+or earlier. A window of w hours is (T - w, T]: a reading belongs to it if its interval ended in it,
+an error if it is dated in it. Features depend neither on the requested range of rows nor on the
+calendar, so the same history an hour or a year later gives the same features.
 
-Per sensor and window: mean, standard deviation, least, greatest, slope per hour, and how far the
-mean is from the machine's own normal, in standard deviations of its readings over `normal_days`
-that end `normal_gap_hours` before the row. Per error: how many in each window. Days since each component, and
+Per sensor and window: mean, standard deviation, minimum, maximum, slope per hour, and the distance of the
+mean from the machine's own normal, in standard deviations of its readings over `normal_days`
+that end `normal_gap_hours` before the row. Per error: the number in each window. Days since each component, and
 any, was last replaced, and since any failed, from the whole history; a failure counts as a replacement,
-recorded or not. Days until the next maintenance, if the machine keeps to its rhythm: the median of
-the last nine distances between its maintenances, counted on from the last one; on record are at least
-four. Age, and one column per model of machine.
+recorded or not. Days until the next maintenance, if the machine is maintained regularly: the median of
+the last nine distances between its maintenances, of which there must be at least four, added to the last one. Age, and
+one column per machine model.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ _RHYTHM, _LEAST_RHYTHM = 9, 3
 
 @dataclass(frozen=True)
 class Feature:
-    """A column of the features: what it is about, what it measures, and over how many hours."""
+    """A column of the features: its subject, its measure, and the hours of its window."""
 
     name: str
     kind: str
@@ -59,7 +59,7 @@ class Feature:
 
 
 def used_features(vocabulary: Vocabulary, options: Options) -> list[Feature]:
-    """Those of `feature_list` that the options let the estimators see, in the same order."""
+    """The features of `feature_list` that the estimators use according to the options, in the same order."""
     every = feature_list(vocabulary, options)
     longest = max((f.hours for f in every if f.kind == "sensor" and f.hours), default=0)
 
@@ -77,7 +77,7 @@ def used_features(vocabulary: Vocabulary, options: Options) -> list[Feature]:
 
 @dataclass(frozen=True)
 class Windows:
-    """The telemetry windows in hours that can be resolved: `spread` also hold two readings or more."""
+    """The telemetry windows in hours that can be resolved; those in `spread` hold two readings or more."""
 
     hours: tuple[int, ...]
     spread: tuple[int, ...]
@@ -87,8 +87,8 @@ class Windows:
 def windows(interval_hours: float, options: Options) -> Windows:
     """The windows of `options` that telemetry at this interval resolves, and why others are left out.
 
-    A window has to hold a whole number of intervals, so that it holds as many readings at every row,
-    or at least a dozen of them, where one more or less matters little.
+    A window must hold a whole number of intervals, so that every row has the same number of readings,
+    or at least a dozen of them, so that one more or less matters little.
 
     >>> windows(24.0, Options()).left_out[0]
     'window of 12 h: the telemetry comes every 24 h'
@@ -106,7 +106,7 @@ def windows(interval_hours: float, options: Options) -> Windows:
                 spread.append(window)
             else:
                 left_out.append(
-                    f"window of {window} h: deviation, extremes and slope, as it holds one reading"
+                    f"window of {window} h: deviation, extremes and slope, because it holds one reading"
                 )
     return Windows(tuple(hours), tuple(spread), tuple(left_out))
 
@@ -134,7 +134,7 @@ def feature_list(vocabulary: Vocabulary, options: Options) -> list[Feature]:
     names = [f.name for f in features]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ContractError(
-            f"The data gives two features of one name: {', '.join(twice)}. Expected different names of "
+            f"Two features would have the same name: {', '.join(twice)}. Expected different names of "
             "sensors, errors, components and models. Rename a sensor's column, or an error or component."
         )
     return features
@@ -146,7 +146,7 @@ def replaced_column(component: str) -> str:
 
 
 def _own(word: str) -> str:
-    """Name of a column for a word of the data, which may be that of a column of ours, such as `time`."""
+    """Name of a column for a word of the data, which may equal the name of one of our columns, such as `time`."""
     return f"{word}|"
 
 
@@ -166,8 +166,8 @@ def build(
 ) -> pl.DataFrame:
     """Features of `machines` at `count` row times up to `last`; see the module's docstring.
 
-    `readings` is the number of readings in the longest window, of the sensor that has most.
-    Rows are sorted by machine and time; every machine has all of them, whether it has data or not.
+    `readings` is the number of readings in the longest window of the sensor with the most.
+    Rows are sorted by machine and time; every machine has a row for each time, even without data.
     """
     records = by_end_of_day(by_component(tables, vocabulary.components), vocabulary.dated)
     visible = tables_at(records, last)
@@ -280,7 +280,7 @@ class _Grid:
 def _errors(
     errors: pl.LazyFrame | None, vocabulary: Vocabulary, rows: pl.DataFrame, options: Options
 ) -> dict[str, pl.Series]:
-    """How many errors of each type each window holds; 0 where none is on record."""
+    """The number of errors of each type in each window; 0 if none is on record."""
     if not vocabulary.errors:
         return {}
     if errors is None:
@@ -310,7 +310,7 @@ def _errors(
 
 
 def _events(tables: Frames, vocabulary: Vocabulary, rows: pl.DataFrame) -> dict[str, pl.Series]:
-    """Days since each component, and any, was last replaced, and since any failed; null if never on record."""
+    """Days since each component, and any, was last replaced, and since any failed; null if there is no record."""
     failures = [tables["failures"].select(*ROW, "component")] if "failures" in tables else []
     replacements = [tables["maintenance"].select(*ROW, "component")] if "maintenance" in tables else []
     since = _since(replacements + failures, vocabulary.components, rows)
@@ -322,7 +322,7 @@ def _events(tables: Frames, vocabulary: Vocabulary, rows: pl.DataFrame) -> dict[
 
 
 def _due(maintenance: pl.LazyFrame | None, rows: pl.DataFrame) -> pl.Series:
-    """Days until the next maintenance by the machine's rhythm, above 0; null where there is none yet."""
+    """Days until the next maintenance of a regularly maintained machine, above 0; null if it is not regular yet."""
     name = "maintenance_due_days"
     if maintenance is None:
         return pl.Series(name, [None] * rows.height, pl.Float32)
@@ -378,7 +378,7 @@ def _at(rows: pl.DataFrame, history: pl.DataFrame, back: timedelta) -> pl.DataFr
 def _attributes(
     machines: pl.LazyFrame | None, vocabulary: Vocabulary, rows: pl.DataFrame
 ) -> dict[str, pl.Series]:
-    """Age in years, and 1 for the machine's own model, 0 for others; null where not on record."""
+    """Age in years, and 1 for the machine's own model, 0 for others; null if not on record."""
     schema = {"machine_id": pl.String, "model": pl.String, "age_years": pl.Float64}
     of = pl.DataFrame(schema=schema) if machines is None else machines.select(list(schema)).collect()
     attributes = rows.select("machine_id").join(of, on="machine_id", how="left", maintain_order="left")

@@ -1,4 +1,4 @@
-"""What so few failures leave open: a rate that rests on them is uncertain whatever the model."""
+"""The uncertainty of a rate that is based on few failures, whatever the model."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ _SHOWN = 10
 
 
 def rate_interval(failures: int) -> tuple[float, float]:
-    """Bounds of a rate as shares of what so many failures suggest, between which it is in 80 % of all cases.
+    """80 % bounds of a rate, as multiples of the rate estimated from `failures` failures.
 
     Garwood (1936), "Fiducial limits for the Poisson distribution", Biometrika 28.
 
@@ -23,7 +23,7 @@ def rate_interval(failures: int) -> tuple[float, float]:
 
 
 def few_failures(counts: Mapping[str, int]) -> str | None:
-    """A note on components that failed fewer than `FEW_FAILURES` times; None where there are none."""
+    """A note on components that failed fewer than `FEW_FAILURES` times; None if there are none."""
     few = sorted((count, name) for name, count in counts.items() if 0 < count < FEW_FAILURES)
     if not few:
         return None

@@ -35,7 +35,7 @@ MAINTAINED_WITHIN = timedelta(hours=24)
 
 EFFECTS = {
     "unknown machine": "scored without model and age",
-    "failure logged again": "counts once, from its first record on",
+    "failure logged again": "counts once, from its first record",
     "failure without maintenance record": "the failure counts as the replacement",
     "duplicate timestamps": "the later row is used",
     "stray clock": "the rows are left out",
@@ -46,13 +46,13 @@ EFFECTS = {
     "no telemetry": "scored without telemetry, as a fallback",
     "failure without telemetry": "nothing is learnt from it",
     "record of failures ends early": "rows after it are neither failing nor healthy",
-    "range before the data": "scored from the first telemetry on",
+    "range before the data": "scored from the first telemetry",
 }
-"""What a run does about each finding."""
+"""The effect of each finding on a run."""
 
 
 def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
-    """All findings among what is known at `as_of`, in rows of the last `days`.
+    """All findings in the rows of the last `days` that are known at `as_of`.
 
     A failure of the last day may still be recorded as maintenance, so it is not a finding yet.
     """
@@ -78,7 +78,7 @@ def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
 
 
 def before_the_data(telemetry: pl.LazyFrame, since: datetime | None) -> pl.DataFrame:
-    """A line as in `summary` where the requested range begins before the first telemetry; else none."""
+    """A line as in `summary` if the requested range begins before the first telemetry; else none."""
     name = "range before the data"
     first = span(telemetry).first if since else None
     if since is None or first is None or since >= first:
@@ -108,7 +108,7 @@ def without_component(missing: pl.DataFrame) -> pl.DataFrame:
 
 
 def record_ends_early(tables: Frames, as_of: datetime) -> pl.DataFrame:
-    """A line as in `summary` where failures are not on record up to `as_of`; else none."""
+    """A line as in `summary` if failures are not on record up to `as_of`; else none."""
     until, name = failures_until(tables, as_of), "record of failures ends early"
     if until == as_of:
         return pl.DataFrame(schema=SUMMARY)
@@ -117,7 +117,7 @@ def record_ends_early(tables: Frames, as_of: datetime) -> pl.DataFrame:
 
 
 def unknown_machines(tables: Frames) -> pl.DataFrame:
-    """Machines of telemetry, errors, maintenance or failures that the table of machines does not have."""
+    """Machines in telemetry, errors, maintenance or failures that the table of machines lacks."""
     parts = []
     for name in ("telemetry", "errors", "maintenance", "failures"):
         if name in tables:
@@ -136,7 +136,7 @@ def machines_without_telemetry(machines: pl.LazyFrame, recent: pl.LazyFrame, day
 
 
 def failures_without_telemetry(visible: Frames) -> pl.DataFrame:
-    """Machines with failures that have never sent anything, such as those that other tables call by another name."""
+    """Machines with failures but without any telemetry, for example because tables name them differently."""
     if "failures" not in visible:
         return pl.DataFrame(schema=FINDINGS)
     lost = visible["failures"].join(visible["telemetry"], on="machine_id", how="anti")
@@ -145,7 +145,7 @@ def failures_without_telemetry(visible: Frames) -> pl.DataFrame:
 
 
 def failures_logged_again(tables: Frames, visible: Frames, since: datetime, until: datetime) -> pl.DataFrame:
-    """Records from `since` to `until` that repeat a failure which is not repaired yet; `visible` lacks them."""
+    """Records from `since` to `until` that repeat a failure before its repair; `visible` lacks them."""
     if "failures" not in tables:
         return pl.DataFrame(schema=FINDINGS)
     place = ["machine_id", "component", "time"]
@@ -161,7 +161,7 @@ def failures_logged_again(tables: Frames, visible: Frames, since: datetime, unti
 def failures_without_maintenance(
     failures: pl.LazyFrame, maintenance: pl.LazyFrame, within: timedelta = MAINTAINED_WITHIN
 ) -> pl.DataFrame:
-    """Failures of a component that is not on record as replaced from the failure until `within` after it."""
+    """Failures of a component without a recorded replacement from the failure until `within` after it."""
     replaced = maintenance.select("machine_id", "component", "time", replaced_at="time").sort("time")
     open_ones = (
         failures.sort("time")
@@ -182,7 +182,7 @@ def failures_without_maintenance(
 
 
 def duplicate_timestamps(telemetry: pl.LazyFrame) -> pl.DataFrame:
-    """Rows of a machine with a time that another of its rows has."""
+    """Rows of a machine with the same time as another of its rows."""
     repeats = (
         telemetry.group_by("machine_id", "time")
         .agg((pl.len() - 1).cast(pl.Int64).alias("count"))
@@ -195,7 +195,7 @@ def duplicate_timestamps(telemetry: pl.LazyFrame) -> pl.DataFrame:
 
 
 def uneven_interval(telemetry: pl.LazyFrame) -> pl.DataFrame:
-    """Machines with distances between rows well off their commonest: gaps, and hours at clock changes."""
+    """Machines with distances between rows far from their most common one: gaps, and hours at clock changes."""
     distance = pl.col("time").diff().over("machine_id").dt.total_minutes()
     distances = (
         telemetry.select("machine_id", "time")
@@ -218,9 +218,9 @@ def uneven_interval(telemetry: pl.LazyFrame) -> pl.DataFrame:
 
 
 def silent_sensors(telemetry: pl.LazyFrame, days: int, history: pl.LazyFrame) -> list[pl.DataFrame]:
-    """Sensors of a machine that sent no reading, or one value only, in `telemetry` of the last `days`.
+    """Sensors of a machine without readings, or with a single value, in `telemetry` of the last `days`.
 
-    A sensor that the machine never sent, in all of `history`, is not one of its sensors.
+    A sensor without readings in all of the machine's `history` is not one of its sensors.
     """
     parts = []
     for sensor in sensors(telemetry):
@@ -248,7 +248,7 @@ def silent_sensors(telemetry: pl.LazyFrame, days: int, history: pl.LazyFrame) ->
 
 
 def summary(rows: pl.DataFrame, names: Sequence[str] = tuple(EFFECTS), most: int = 5) -> pl.DataFrame:
-    """One line per finding and table: finding, table, machines, examples, effect; none where all is well."""
+    """One line per finding and table: finding, table, machines, examples, effect; empty if there are no findings."""
     return (
         rows.filter(pl.col("finding").is_in(list(names)))
         .group_by("finding", "table")

@@ -1,8 +1,8 @@
-"""Outcomes of published risks: whether the component failed within the horizon, as far as telemetry reaches.
+"""Ground truth of published risks: whether the component failed within the horizon, according to the telemetry so far.
 
-A judged row is a published one with `failed` (null while pending), `next_failure_hours`, `observed_hours` and
-`under_work`. A remaining life is followed until its quantile 90. A time that several runs have scored counts once in the
-measures, as first published.
+A judged row is a published row with `failed` (null while pending), `next_failure_hours`, `observed_hours` and
+`under_work`. A remaining life is followed until its 90 % quantile. A time that several runs have scored counts once in
+the measures, as first published.
 """
 
 from datetime import datetime
@@ -30,11 +30,11 @@ _HOUR = 3_600_000_000
 def judge(published_rows: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFrame:
     """Judged rows of one `as_of`, sorted by machine, component, time and horizon.
 
-    `failed`: in (time, time + horizon], its last moment included; pending where the horizon reaches past
-    `until`, the last telemetry, or past the record of failures. Null, and not pending, where a machine went out of
-    service within the horizon and nothing of it failed any more: nobody observed it. `next_failure_hours`: from
+    `failed`: in (time, time + horizon], its last moment included; pending if the horizon ends after
+    `until`, the last telemetry, or after the record of failures. Null, and not pending, if a machine went out of
+    service within the horizon without a further failure, because nobody observed it. `next_failure_hours`: from
     the row's time to the component's next failure that is on record at `until`. `observed_hours`: how long after the
-    row's time it is known what failed.
+    row's time failures are known.
     """
     rows = published_rows.drop("as_of", "reasons", "life_note", strict=False).collect().sort("time")
     rows = rows.with_columns(
@@ -83,7 +83,7 @@ def _ended(tables: Frames, until: datetime) -> pl.DataFrame:
 
 
 def first_judgements(judged_rows: pl.LazyFrame) -> pl.DataFrame:
-    """Judged rows, each machine, component, time and horizon once: from the first `as_of` that published it."""
+    """Judged rows with each machine, component, time and horizon once, from the first `as_of` that published it."""
     return judged_rows.sort("as_of").unique(PLACE, keep="first", maintain_order=True).collect().sort(PLACE)
 
 
@@ -110,7 +110,7 @@ def tallies(judged_rows: pl.DataFrame) -> pl.DataFrame:
 def losses(backtest: pl.LazyFrame, judged_rows: pl.LazyFrame) -> tuple[float, float, int] | None:
     """Log losses of `backtest` and `judged_rows` on the components, times and horizons that both have.
 
-    By the outcomes of `judged_rows`; each horizon weighs the same. None where there is no such row.
+    They use the outcomes of `judged_rows`; each horizon has the same weight. None if there are no such rows.
     """
     final_rows = first_judgements(judged_rows.filter(pl.col("failed").is_not_null())).lazy()
     ours = backtest.select(*PLACE, pl.col("probability").alias("our_probability"))

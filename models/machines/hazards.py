@@ -1,11 +1,11 @@
-"""Learning the hazard of a component, and at which of its levels the quantiles of the remaining life are.
+"""Learning the hazard of a component, and the levels of the chance of failure that give quantiles of the remaining life.
 
-A row counts once for each period in which it is known whether the component failed: up to its failure, or as far as
-it was observed, so machines that have not failed yet are learnt from as well. Singer & Willett (1993), "It's about
+A row counts once for each period in which it is known whether the component failed: up to its failure, or until the end
+of its observation, so that machines that have not failed yet also contribute. Singer & Willett (1993), "It's about
 time: using discrete-time survival analysis", Journal of Educational Statistics 18(2).
 
 Levels are calibrated on machines that the estimator has not seen: a tenth, a half and nine tenths of their lives lie
-below the three levels. Every machine counts the same; short, medium and long medians have levels of their own.
+below the three levels. Every machine has the same weight; short, medium and long medians have their own levels.
 Chernozhukov, Wuethrich & Zhu (2021), "Distributional conformal prediction", PNAS 118(48).
 """
 
@@ -55,7 +55,7 @@ def learn(
     options: Options,
     hidden: Sequence[str] = (),
 ) -> Life:
-    """The life of `component`, or why there is none: it failed too seldom, or on too few machines.
+    """The life of `component`, or the reason why there is none: it failed too seldom, or on too few machines.
 
     Features `hidden` are not used.
     """
@@ -81,7 +81,7 @@ def learn(
 
 
 def _calibrated(life: Life, chance: Floats, remainder: Floats, median: Floats, weight: Floats) -> Life:
-    """`life` with levels for three groups of rows by their median; a group of few rows has those of all."""
+    """`life` with levels for three groups of rows by their median; a group with few rows has the levels of all."""
     finite = median[np.isfinite(median)]
     if len(finite) < _FEW_ROWS:
         return replace(life, levels=(_levels(chance, remainder, weight),))
@@ -101,9 +101,9 @@ def _leads(rows: pl.LazyFrame, component: str) -> pl.DataFrame:
 
 
 def _edges(leads: pl.Series, interval_hours: float) -> tuple[float, ...]:
-    """Ends of the periods in whole intervals, closer together where they are near.
+    """Ends of the periods in whole intervals, closer together in the near future.
 
-    The last lies as far ahead as at least a tenth of the failures, and ten of them, were observed.
+    The last one lies so far ahead that at least a tenth of the failures, and at least ten, were observed that early.
     """
     at_end = max(_LAST_FAILURES, round(_LAST_SHARE * len(leads)))
     last = float(leads.sort(descending=True)[at_end - 1])
@@ -115,7 +115,7 @@ def _edges(leads: pl.Series, interval_hours: float) -> tuple[float, ...]:
 def _sample(
     rows: pl.LazyFrame, component: str, features: Sequence[Feature], last: float, options: Options
 ) -> _Sample:
-    """A share of the rows, all that the component fails after within `last` hours first, and weights that make up for it."""
+    """A sample of the rows, including all with a failure within `last` hours if possible, and compensating weights."""
     hours, names = pl.col(next_failure_column(component)), [f.name for f in features]
     within = (hours <= last).fill_null(value=False)
     usable = rows.filter(hours.is_not_null() | (pl.col(OBSERVED) > 0))
@@ -183,7 +183,7 @@ def _periods(
 
 
 def _reached(life: Life, sample: _Sample) -> tuple[Floats, Floats, Floats]:
-    """The chance of a failure reached at each row's end, the chance that remained (0 after a failure), and the median."""
+    """The chance of a failure reached at each row's end, the remaining chance (0 after a failure), and the median."""
     edge_chances = life.chances(sample.X)
     chances = np.hstack([np.zeros((len(sample.X), 1)), edge_chances])
     ends = np.concatenate([[0.0], life.edges])
@@ -196,7 +196,7 @@ def _reached(life: Life, sample: _Sample) -> tuple[Floats, Floats, Floats]:
 
 
 def _by_machine(sample: _Sample) -> Floats:
-    """Weights with which all rows of a machine together count as those of any other."""
+    """Weights with which the rows of each machine have the same total."""
     which = np.unique(sample.machine, return_inverse=True)[1]
     return sample.weight / np.bincount(which, sample.weight)[which]
 
@@ -204,7 +204,7 @@ def _by_machine(sample: _Sample) -> Floats:
 def _levels(chance: Floats, remainder: Floats, weight: Floats) -> tuple[float, ...]:
     """The levels below which the `QUANTILES` of the lives lie.
 
-    A censored life counts as uniform over the chance that remained.
+    A censored life counts as uniform over its remaining chance.
     """
 
     def below(level: float) -> float:

@@ -1,9 +1,9 @@
 """The estimators and calibrations of each horizon.
 
-Each horizon is fitted three times. Up to the first cut, judged on the rows held out after it: that settles the number
-of trees, and gives a calibration. Up to the second cut, with that calibration: its probabilities for the
+Each horizon is fitted three times. Up to the first cut, judged on the rows held out after it: this determines the number
+of trees and a calibration. Up to the second cut, with that calibration: its probabilities for the
 rows held out last are the backtest, on which no choice depends. Up to the end, for the bundle, calibrated by the
-held-out rows of both cuts or, where these hold few failures, by predictions for machines that an estimator has not seen.
+held-out rows of both cuts or, if they hold few failures, by predictions for machines that an estimator has not seen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,10 +33,10 @@ from models.machines.sampling import DRAWN, Fold, masked_copies, shares
 from models.machines.vocabulary import Vocabulary
 
 AT_ONCE = 2
-"""Sets of estimators that are fitted at the same time, each on a thread; their rows are in memory together."""
+"""Number of sets of estimators that are fitted at the same time, one per thread; their rows are in memory together."""
 
 _WORTH_IT = 0.02
-"""The share of the log loss by which additional features must lower it."""
+"""Share by which additional features must lower the log loss."""
 
 _MANY_ROWS = 20_000
 _FOLDS = 5
@@ -52,7 +52,7 @@ class Holdout:
     probabilities: dict[str, Floats] = field(default_factory=dict)
 
     def failures(self, component: str, hours: int) -> int:
-        """How often the component failed within `hours` of some row."""
+        """The number of the component's failures within `hours` after some row."""
         rows = self.rows.filter(fails_within(component, hours))
         return failures_after(rows.lazy(), [component])[component]
 
@@ -62,7 +62,7 @@ class Holdout:
 
 @dataclass(frozen=True)
 class Horizon:
-    """The result for one horizon: risks for the bundle, held-out rows of both cuts, calibrations by each."""
+    """The result for one horizon: risks for the bundle, and held-out rows and calibrations of both cuts."""
 
     hours: int
     risks: Sequence[Risk]
@@ -76,7 +76,7 @@ class Horizon:
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows to learn from: features, weights, each component's outcome where it fails in some, and the machine's number."""
+    """Training rows: features, weights, the outcomes of each component that fails in some row, and machine numbers."""
 
     X: Matrix
     weight: Floats
@@ -86,7 +86,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Final:
-    """The bundle's estimator of a component, and its calibration where few failures were held out."""
+    """The bundle's estimator of a component, and its calibration if few failures were held out."""
 
     estimator: Estimator
     calibration: Calibration | None = None
@@ -94,7 +94,7 @@ class Final:
 
 @dataclass(frozen=True)
 class Choice:
-    """What held-out rows settle for a horizon: the number of trees of each component, and unused features."""
+    """The choices that held-out rows determine for a horizon: the number of trees of each component, and unused features."""
 
     trees: Mapping[str, int] = field(default_factory=dict)
     hidden: Sequence[str] = ()
@@ -102,7 +102,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Work:
-    """What all horizons are fitted to; `notes` are added to."""
+    """The data to which all horizons are fitted; `notes` grow during fitting."""
 
     rows: pl.LazyFrame
     vocabulary: Vocabulary
@@ -164,7 +164,7 @@ def _horizon(
     base = base_rates(work.rows, components, hours)
     without = {c: without_model(c, hours, failures[c], base[c], work.options, at_work) for c in components}
     if all(one.rows.is_empty() for one in holdouts):
-        short = "the time range is too short to hold out rows by which a model of {} could be calibrated"
+        short = "the time range is too short to hold out rows for the calibration of a model of {}"
         without |= {c: Risk(c, hours, BASE_RATE, base[c], short.format(c)) for c in finals}
         finals = {}
     before = base_rates(work.rows, components, hours, holdouts[0].until)
@@ -189,9 +189,9 @@ def judge(
     components: Sequence[str],
     choice: Choice | None = None,
 ) -> Choice:
-    """Predict the cut's held-out rows by estimators of its past, into `holdout`; the choice that they were fitted with.
+    """Predict the cut's held-out rows by estimators of its past, into `holdout`, and return the choice that was used.
 
-    Without `choice`, the held-out rows settle how many trees there are, and rows before the cut what is hidden.
+    Without `choice`, the held-out rows determine the number of trees, and rows before the cut the hidden features.
     """
     X = matrix(holdout.rows, work.names)
     sample = _learn(work, cut.learnt(hours) & (pl.col(OBSERVED) >= hours), hours, components)
@@ -210,10 +210,10 @@ def judge(
 
 
 def hidden_features(work: Work, sample: Sample, hours: int) -> list[str]:
-    """Features of windows of several readings, where the shortest window is a single reading and predicts as well.
+    """Features of windows of several readings, if the shortest window is a single reading and predicts equally well.
 
-    Estimators learn from one half of the machines and are judged on the other, and the reverse; longer windows are
-    learnt from where they lower the log loss by `_WORTH_IT`.
+    Estimators learn from one half of the machines and are judged on the other, and vice versa; longer windows are
+    used if they lower the log loss by `_WORTH_IT`.
     """
     usable = windows(work.vocabulary.interval_hours, work.options)
     longer = [f.name for f in work.features if f.kind == "sensor" and f.hours in usable.spread]
@@ -226,13 +226,13 @@ def hidden_features(work: Work, sample: Sample, hours: int) -> list[str]:
     if with_them < without * (1 - _WORTH_IT):
         return []
     work.notes.append(
-        f"horizon of {hours} h: windows of several readings predict no better than single readings, and are not used"
+        f"horizon of {hours} h: windows of several readings do not predict better than single readings and are not used"
     )
     return longer
 
 
 def _loss_of_other_half(sample: Sample, X: Matrix, options: Options) -> float:
-    """Weighted log loss over all components, of estimators that learnt from the other half of the machines."""
+    """Weighted log loss over all components of estimators that learnt from the other half of the machines."""
     loss = 0.0
     first = sample.machine % 2 == 0
     for half in (first, ~first):
@@ -246,7 +246,7 @@ def _loss_of_other_half(sample: Sample, X: Matrix, options: Options) -> float:
 
 
 def _without(X: Matrix, names: Sequence[str], hidden: Sequence[str]) -> Matrix:
-    """`X` with nothing in the columns `hidden`, so that no tree splits on them."""
+    """`X` with the columns `hidden` emptied, so that no tree splits on them."""
     if not hidden:
         return X
     copy = X.copy()
@@ -274,7 +274,7 @@ def _calibrations_by_others(
 ) -> dict[str, Calibration]:
     """Calibrations by predictions for machines that an estimator has not seen.
 
-    Where there are many healthy rows, every n-th is taken, with a weight of n.
+    If there are many healthy rows, every n-th is used, with a weight of n.
     """
     is_any_failure = np.any([*sample.outcomes.values()], axis=0)
     thin = 1 + len(is_any_failure) // _MANY_ROWS
@@ -288,7 +288,7 @@ def _calibrations_by_others(
 
 
 def _cross_predictions(sample: Sample, component: str, options: Options, trees: int | None) -> Floats:
-    """Probabilities by estimators of other groups of machines; failing machines are shared out evenly among the groups."""
+    """Probabilities by estimators of other groups of machines; failing machines are distributed evenly over the groups."""
     is_failure = sample.outcomes[component]
     which = np.unique(sample.machine, return_inverse=True)[1]
     order = np.argsort(np.bincount(which, is_failure) == 0, kind="stable")
@@ -307,8 +307,8 @@ def _cross_predictions(sample: Sample, component: str, options: Options, trees: 
 def _learn(work: Work, where: pl.Expr, hours: int, components: Sequence[str]) -> Sample:
     """A sample of the rows `where`.
 
-    Rows are the same for all components: all that some component fails after, and a share of the
-    healthy ones, weighted so that proportions stay as they are.
+    Rows are the same for all components: all rows that a failure of some component follows, and a share of the
+    healthy ones, weighted so that proportions are preserved.
     """
     if not components:
         return Sample(matrix(pl.DataFrame(), work.names), np.empty(0), {}, np.empty(0))
@@ -353,7 +353,7 @@ def held_out_rows(work: Work, fold: Fold, hours: int) -> Holdout:
 
 
 def calibration_of(holdouts: Sequence[Holdout], component: str, hours: int, base_rate: float) -> Calibration:
-    """The calibration by held-out rows; with few failures among them their mean is `base_rate`."""
+    """The calibration by held-out rows; if they have few failures, the calibrated mean is `base_rate`."""
     parts = [h for h in holdouts if component in h.probabilities]
     if not parts:
         return IDENTITY

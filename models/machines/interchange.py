@@ -1,4 +1,4 @@
-"""The risks of a machines bundle as one ONNX graph, and the same for frames of features."""
+"""The risks of a machines bundle as one ONNX graph, and their estimates for frames of features."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +14,9 @@ from models.onnx_graphs import Builder
 
 _OUTSIDE = (
     "Features: Almanac computes them from telemetry, errors, maintenance and failures; the graph takes them as inputs.",
-    "Reasons of a probability (SHAP values), ranks, and the threshold of an alarm, which follows from costs: "
+    "Reasons for a probability (SHAP values), ranks, and the threshold of an alarm, which depends on costs: "
     "`bills` in plain/model.json.",
-    "Remaining lives: the hazards are `lives` in plain/model.json, and their trees beside it.",
+    "Remaining lives: the hazards are `lives` in plain/model.json, with their trees next to it.",
     "Why a component has no model: `risks` in interchange.json.",
 )
 
@@ -36,7 +36,7 @@ def column(component: str, horizon_hours: int) -> str:
 
 
 def _graph(model: Model) -> Graph:
-    """Features -> calibrated probabilities, each at least that of a shorter horizon, as `Model.predict`."""
+    """Features -> calibrated probabilities, each at least that of a shorter horizon, as in `Model.predict`."""
     builder = Builder()
     columns, names = [], []
     least: dict[str, str] = {}
@@ -53,7 +53,7 @@ def _graph(model: Model) -> Graph:
         names.append(column(risk.component, risk.horizon_hours))
     features = tuple(feature.name for feature in model.features)
     inputs = (Port("features", "float", features, "the features in this order; NaN where unknown"),)
-    about = "probability of a failure within the horizon, calibrated; NaN without model"
+    about = "probability of a failure within the horizon, calibrated; NaN without a model"
     return builder.graph(
         "risks",
         inputs,
@@ -106,9 +106,9 @@ def _interpolated(builder: Builder, x: str, start: np.ndarray, value: np.ndarray
 
 
 def estimate(model: Model, rows: pl.DataFrame) -> pl.DataFrame:
-    """The probability of a failure per row: a column `<component>_<hours>h` for each risk; null without model.
+    """The probability of a failure per row: a column `<component>_<hours>h` for each risk; null without a model.
 
-    `rows` has the features by name; one that is absent is unknown. Further columns are kept, in front.
+    `rows` has the features by name; absent features are unknown. Other columns are kept and come first.
     """
     names = {feature.name for feature in model.features}
     probabilities = model.predict(model.matrix(rows))

@@ -1,4 +1,4 @@
-"""Outcomes after a row's time: when each component failed next, and how far that has been observed."""
+"""Outcomes after a row's time: when each component failed next, and for how long this was observed."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,7 +6,7 @@ from datetime import datetime
 import polars as pl
 
 OBSERVED = "observed_hours"
-"""Column: hours after the row's time for which it is known what failed; negative where the row is later."""
+"""Column: hours after the row's time for which failures are known; negative if the row is later."""
 
 _HOUR = 3_600_000_000
 
@@ -25,10 +25,10 @@ def outcomes(
 ) -> pl.DataFrame:
     """Hours to the next failure of each component after each row's time, and `observed_hours`.
 
-    `rows` holds machine_id and time; the result has its order. Null where no failure follows that was
-    on record at `observed_until`. A failure at the row's very time is past, not next. Hours are
-    Float64: time counts, not rows. A machine of `ends` (machine_id, ended) is observed until then, or
-    until its last failure where that is later.
+    `rows` holds machine_id and time; the result has the same order. Null if no failure follows that was
+    on record at `observed_until`. A failure exactly at the row's time is past, not next. Hours are
+    Float64: they measure time, not rows. A machine of `ends` (machine_id, ended) is observed until `ended`, or
+    until its last failure if that is later.
     """
     names = [next_failure_column(c) for c in components]
     times = rows.select("machine_id", "time").with_row_index("|row").sort("time")
@@ -73,8 +73,8 @@ def outcomes(
 def fails_within(component: str, horizon_hours: float) -> pl.Expr:
     """The label: whether `component` fails in (T, T + horizon], its last moment included.
 
-    Null (pending) where the horizon ends after the observed time, whatever is on record by then: a
-    row is decided when all rows of its time are. Each component has its own label, so two that fail
+    Null (pending) if the horizon ends after the observed time, whatever is on record by then: a
+    row is decided when all rows of its time are. Each component has its own label, so two failures
     within one horizon are two labels.
 
     >>> frame = pl.DataFrame({"pump|next_failure_hours": [24.0, 25.0, None, 3.0], OBSERVED: [48, 48, 48, 12]})

@@ -22,14 +22,14 @@ _MACHINE = "machine"
 
 
 def _by_tag(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
-    """Telemetry with a row per reading, as a row per machine and time with a column per tag."""
+    """Telemetry with a row per reading, converted to a row per machine and time with a column per tag."""
     if request.table != "telemetry":
         return list(files)
     return [SourceFile(file.name, _pivot(file, request)) for file in files]
 
 
 def _pivot(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
-    """Raises `ContractError` where the tag or value is missing, or a tag has two values at one time."""
+    """Raises `ContractError` if the tag or value is missing, or a tag has two values at one time."""
     columns = file.columns
     usual = {
         "machine_id": ("machine_id", "machineID"),
@@ -55,20 +55,20 @@ def _pivot(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
         at = " ".join(map(str, twice.select(place).row(0)))
         raise ContractError(
             f"{file.name}: {tag} {twice[tag][0]} of {at} has several values: "
-            f"{' and '.join(map(str, twice[value].head(2)))}. Expected one. Remove the others."
+            f"{' and '.join(map(str, twice[value].head(2)))}. Expected one value. Remove the others."
         )
     return readings.pivot(tag, index=place, values=value, maintain_order=True).lazy()
 
 
 def _by_file(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
-    """Telemetry with a file per machine, which is named after it."""
+    """Telemetry with a file per machine, named after the machine."""
     if request.table != "telemetry":
         return list(files)
     return [SourceFile(p.name, p.frame.with_columns(machine_id=pl.lit(p.stem))) for p in files]
 
 
 def _drives(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
-    """Daily rows of drives, of which those with failure 1 are the failures."""
+    """Daily rows of drives; those with failure 1 are the failures."""
     if request.table == "telemetry":
         return [SourceFile(p.name, p.frame.drop("failure", strict=False)) for p in files]
     if request.table != "failures":
@@ -83,7 +83,7 @@ def _drives(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceF
 
 
 def _equipment(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
-    """A folder of an asset with a file or folder per component, beside each other by time; label ranges as failures."""
+    """An asset's folder with a file or folder per component, joined by time; label ranges become failures."""
     machine = pl.lit(request.sources.get("telemetry")).alias("machine_id")
     if request.table == "failures":
         ranges = [with_header(file, ("start", "end")) for file in files]
@@ -108,14 +108,14 @@ def _equipment(files: Sequence[SourceFile], request: LayoutRequest) -> list[Sour
 
 
 def _by_cycle(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
-    """Readings by the cycles of machines that run to their failure, of which the last cycle is one."""
+    """Readings by cycle of machines that run to failure; the last cycle is the failure."""
     if request.table not in ("telemetry", "failures"):
         return list(files)
     return [SourceFile(file.name, _with_dates(file, request)) for file in files]
 
 
 def _with_dates(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
-    """Raises `ContractError` where there is no column with the cycle."""
+    """Raises `ContractError` if the column of the machine or of the cycle is missing."""
     frame = file.frame
     if file.columns == [f"column {n}" for n in range(1, len(_NASA) + 1)]:
         frame = frame.rename(dict(zip(file.columns, _NASA, strict=True)))
@@ -161,8 +161,8 @@ LAYOUTS = {
         arrange=_by_file,
     ),
     "backblaze": Layout(
-        "Backblaze's drive statistics: date, serial_number, failure, smart_1_raw, ...; where failure is 1, the same files"
-        " give the failures, of the component drive",
+        "Backblaze's drive statistics: date, serial_number, failure, smart_1_raw, ...; the rows of the"
+        " same files in which failure is 1 are the failures of the component drive",
         {"machine_id": ("serial_number",), "time": ("date",)},
         arrange=_drives,
     ),

@@ -17,7 +17,7 @@ _LEAST_ROWS = 50
 _LEAST_FAILING = 20
 _MOMENT_HOURS = 0.01
 _MOST_STATES = 25
-"""A flag has at most so many different means over a window."""
+"""A flag has at most this many different means over a window."""
 _SURE, _LEAST_FAILURES, _LEAST_SHARE = 0.995, 10, 0.5
 _DAY_HOURS = 24
 
@@ -25,11 +25,11 @@ _DAY_HOURS = 24
 def leaks(
     rows: pl.LazyFrame, vocabulary: Vocabulary, window_hours: int, horizons_hours: Sequence[int]
 ) -> dict[str, str]:
-    """Sensors that reveal the next failure by themselves, with the reason; by their mean over `window_hours`.
+    """Sensors whose mean over `window_hours` alone reveals the next failure, with the reason.
 
-    A sensor leaks where it falls (or rises) with the time to the next failure with a rank correlation of 0.95, or
-    ranks the rows that some component fails after within the longest of the horizons above the others in 99.5 % of pairs;
-    a flag, of few different values, also where it does so for another one. No
+    A sensor leaks if it falls (or rises) with the time to the next failure with a rank correlation of 0.95, or if it
+    ranks rows before a failure of some component within the longest horizon above the others in 99.5 % of pairs;
+    a flag, with few different values, also if it does so for another horizon. No
     sensor of a real machine is known to come near: the best on NASA's engines (C-MAPSS) has 0.72 and 98.3 %. Rows
     whose window holds a failure are left out: a remaining life is 0 there, and the next failure far away.
     """
@@ -56,10 +56,10 @@ def leaks(
 def only_before_failures(
     rows: pl.LazyFrame, components: Sequence[str], columns: Mapping[str, str], window_hours: int, hours: int
 ) -> dict[str, str]:
-    """Those of `columns`, features by name of a flag or an error, that are on only before failures, with the reason.
+    """The `columns` (flag or error -> feature) that are on only before failures, with the reason.
 
-    A feature is on where it is not at its least (or greatest) value. It leaks where a failure follows within `hours` of
-    99.5 % of such rows, and they come before half of a component's failures, ten or more: a label, or a record of the
+    A feature is on if it is not at its minimum (or maximum). It leaks if a failure follows within `hours` after
+    99.5 % of such rows, and they precede half of a component's failures, at least ten: it is a label, or a record of the
     failure, that is dated by its day. Rows of the day after a replacement, whose window holds the flag, are left out.
     """
     if not columns:
@@ -108,12 +108,12 @@ def _leak(sample: pl.DataFrame, horizons_hours: Sequence[int]) -> str | None:
     is_flag = sample["value"].n_unique() <= _MOST_STATES
     area = max(_area(sample, hours) for hours in (horizons_hours if is_flag else horizons_hours[-1:]))
     if area >= _RANKING:
-        return f"alone it separates rows before a failure from others in {area:.1%} of pairs"
+        return f"it alone separates rows before a failure from others in {area:.1%} of pairs"
     return None
 
 
 def _area(sample: pl.DataFrame, hours: int) -> float:
-    """The share of pairs of a row before a failure and another one that the value ranks alike; 0 if there are few."""
+    """The share of pairs (a row before a failure, another row) that the value ranks in the same way; 0 if there are few."""
     failing = (sample["hours"] <= hours).fill_null(value=False).to_numpy()
     positives, negatives = int(failing.sum()), int((~failing).sum())
     if min(positives, negatives) < _LEAST_FAILING:

@@ -1,7 +1,7 @@
-"""Remaining useful life: when a component fails next, by one hazard over all horizons.
+"""Remaining useful life: when a component fails next, from one hazard for all horizons.
 
-Time ahead is cut into periods. The hazard of a period is the chance of a failure in it, given that there was none
-before; the chance of a failure up to the end of a period follows from the hazards so far, so that it never falls.
+Future time is divided into periods. The hazard of a period is the chance of a failure in it, given that there was none
+before. The chance of a failure up to the end of a period follows from the hazards so far, and never falls.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ QUANTILES = (0.1, 0.5, 0.9)
 class Life:
     """The hazard of one component; without `estimator`, `reason` says why there is none.
 
-    `edges` are the ends of the periods in hours, rising: nothing is known beyond the last. The estimator sees the
-    features and the end of a period. `levels` are those of the hazard at which the `QUANTILES` are read off, as
-    held-out machines settled them: three for medians up to the first of `bounds`, in hours, three up to the next, ...
+    `edges` are the ends of the periods in hours, rising: nothing is known beyond the last. The estimator uses the
+    features and the end of a period. `levels` are the chances of failure at which the `QUANTILES` are read off,
+    calibrated on held-out machines: three for medians up to the first of `bounds`, in hours, three up to the next, ...
     """
 
     component: str
@@ -53,7 +53,7 @@ class Life:
         return hours
 
     def entry(self, file: str | None) -> dict[str, Any]:
-        """What a bundle keeps of it, beside the estimator in `file`."""
+        """The life as a JSON object of a bundle, which refers to the estimator in `file`."""
         return {
             "component": self.component,
             "reason": self.reason,
@@ -65,7 +65,7 @@ class Life:
 
 
 def inverse(chances: Floats, edges: Sequence[float], levels: Sequence[float]) -> Floats:
-    """When each row's chance reaches each of `levels`, linear within a period; infinite where it never does.
+    """When each row's chance reaches each of `levels`, linear within a period; infinite if it never does.
 
     >>> inverse(np.array([[0.2, 0.6]]), [10.0, 20.0], [0.1, 0.4, 0.9]).tolist()
     [[5.0, 15.0, inf]]
@@ -83,9 +83,9 @@ def inverse(chances: Floats, edges: Sequence[float], levels: Sequence[float]) ->
 
 
 def agreeing(quantiles: Floats, probabilities: Mapping[int, Floats]) -> Floats:
-    """`quantiles` moved where they contradict `probabilities` of failure, by horizon in hours; NaN is ignored.
+    """`quantiles`, moved if they contradict `probabilities` of failure (by horizon in hours); NaN is ignored.
 
-    A quantile lies within a horizon just where the probability of that horizon reaches its level.
+    A quantile lies within a horizon if and only if the probability of that horizon reaches its level.
     """
     result = quantiles.copy()
     for hours, probability in sorted(probabilities.items()):

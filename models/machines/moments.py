@@ -1,9 +1,9 @@
 """Statistics of readings in blocks of time, and how blocks merge into windows.
 
-A window is a run of equal blocks, so every reading is looked at once however many windows there
-are. Blocks merge by the pairwise update of Chan, Golub & LeVeque (1983), "Algorithms for computing
-the sample variance", The American Statistician 37(3), which loses no digits where the mean is
-large beside the deviation. Sums run in the order of time within one machine, so that a block's
+A window is a run of equal blocks, so every reading is processed once, whatever the number of
+windows. Blocks merge by the pairwise update of Chan, Golub & LeVeque (1983), "Algorithms for computing
+the sample variance", The American Statistician 37(3), which loses no digits if the mean is
+large compared with the deviation. Sums run in the order of time within one machine, so that a block's
 statistics have the same bits whatever else is in the call.
 """
 
@@ -23,7 +23,7 @@ class Moments:
     `count`; `mean`, `low` and `high` of the values; `squares`, their summed squared deviation;
     `when`, the mean time in hours from the cell's end (never above 0); `spread`, the summed squared
     deviation of times; `product`, the summed product of the deviations of values and times.
-    Where `count` is 0, `mean`, `when` and the sums are 0, `low` is inf and `high` is -inf.
+    If `count` is 0, `mean`, `when` and the sums are 0, `low` is inf and `high` is -inf.
     """
 
     count: Floats
@@ -39,19 +39,19 @@ class Moments:
         return Moments(*(getattr(self, name)[where] for name in self.__dataclass_fields__))
 
     def std(self) -> Floats:
-        """Sample standard deviation in the unit of the values; NaN below two readings."""
+        """Sample standard deviation in the unit of the values; NaN for fewer than two readings."""
         return np.sqrt(_ratio(self.squares, self.count - 1))
 
     def slope(self) -> Floats:
-        """Least-squares slope in units per hour; NaN where the readings have fewer than two times."""
+        """Least-squares slope in units per hour; NaN if the readings have fewer than two times."""
         return _ratio(self.product, self.spread)
 
     def level(self) -> Floats:
-        """The mean; NaN where there is no reading."""
+        """The mean; NaN without a reading."""
         return np.where(self.count > 0, self.mean, np.nan)
 
     def extremes(self) -> tuple[Floats, Floats]:
-        """Least and greatest value; NaN where there is no reading."""
+        """Minimum and maximum; NaN without a reading."""
         some = self.count > 0
         return np.where(some, self.low, np.nan), np.where(some, self.high, np.nan)
 
@@ -99,7 +99,7 @@ def in_blocks(cells: NDArray[np.int64], hours: Floats, values: Floats, size: int
 
 
 def merge(parts: Sequence[Moments], block_hours: float) -> Moments:
-    """Moments of consecutive blocks of `block_hours` taken together, oldest first; times from the last end."""
+    """Moments of consecutive blocks of `block_hours` together, oldest first; times are relative to the last end."""
     ends = [block_hours * (i + 1 - len(parts)) for i in range(len(parts))]
     count = _summed([p.count for p in parts])
     divisor = np.maximum(count, 1)

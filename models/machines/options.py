@@ -50,22 +50,22 @@ class Options:
     error_windows_hours: tuple[int, ...] = (24, 168)
     """Lengths of the windows in which errors are counted."""
     normal_days: int = 28
-    """Length of the history that a machine's own normal is taken from."""
+    """Length of the history from which a machine's own normal is computed."""
     normal_gap_hours: int | None = None
     """How long before a row its machine's normal ends; None: the longest window."""
     horizons_hours: tuple[int, ...] = (24, 168)
     estimator: str = "lightgbm"
     learning_rate: float = 0.1
-    """This and the next three are LightGBM's."""
+    """This option and the next three are LightGBM's."""
     leaves: int = 7
     leaf_rows: int = 20
-    """The least rows in a leaf."""
+    """Minimum number of rows in a leaf."""
     feature_share: float = 0.5
-    """The share of the features that a tree sees."""
+    """Share of the features that each tree sees."""
     depth: int | None = None
-    """Of a forest's trees, or of the one tree; None: 15 and 8."""
+    """Maximum depth of a forest's trees (None: 15) or of the single tree (None: 8)."""
     failing_weight: float = 1.0
-    """Weight of a row after which some component fails, against 1 for a healthy row; calibration corrects for it."""
+    """Weight of a row that a failure follows, relative to a healthy row; calibration corrects for it."""
     use_short_windows: bool = True
     """Whether the estimators see telemetry windows that are shorter than the longest."""
     use_spread: bool = True
@@ -78,7 +78,7 @@ class Options:
     missed_failure_cost: float = 10.0
     """The cost of a failure without an inspection before it, of a component that `component_costs` does not name."""
     component_costs: tuple[tuple[str, float], ...] = ()
-    """Names of components, and the cost of such a failure of each."""
+    """Names of components with the cost of such a failure of each."""
     needless_inspection_cost: float = 1.0
     """The cost of an inspection that no failure would have followed within the horizon."""
     inspect_every_days: int = 14
@@ -86,26 +86,26 @@ class Options:
     machines_per_day: int = 10
     """Machines that can be inspected in a day: an evaluation judges that many at the top of each day's list."""
     lead_hours: int | None = None
-    """How long before a failure an alarm has to come; see `lead`."""
+    """How long before a failure an alarm must come; see `lead`."""
     inspections_per_day: int | None = None
-    """How many alarms may be opened in 24 hours; None: all. See `alarms`."""
+    """Maximum number of alarms that are opened in 24 hours; None: unlimited. See `alarms`."""
     cooldown_hours: int = 24
-    """How long after an alarm was closed the same one goes on where the probability rises again."""
+    """How long after an alarm was closed the same alarm goes on if the probability rises again."""
     under_work_hours: int = 12
     """A component counts as under work for this long after its replacement or failure."""
     keep_columns: tuple[str, ...] = ()
     """Sensors and errors that are used although they reveal the outcome by themselves, see `leaks`."""
     held_out_share: float = 0.2
-    """Share of the time range that calibrates, and again that tests."""
+    """Share of the time range for calibration, and the same share again for the test."""
     min_failures: int = 3
-    """Failures that a component needs in the training range for a model of its own."""
+    """Minimum number of failures in the training range for a component to have its own model."""
     training_rows: int = 60_000
-    """About this many rows are learnt from, of which a forest or a tree takes a fifth; healthy ones are sampled,
-    and weighted to make up for it."""
+    """Approximate number of training rows, of which a forest or a tree uses a fifth; healthy rows are sampled,
+    and weighted to compensate."""
     seed: int = 7
     threads: int = 0
-    """Estimators of LightGBM that are fitted at once, each on one thread, as its threads wait for each other busily
-    where cores are shared; the threads of a forest. 0: two at once, all cores. The result does not depend on it."""
+    """Number of LightGBM estimators that are fitted in parallel, each on one thread, because its threads busy-wait for each
+    other if cores are shared; number of threads of a forest. 0: two, and all cores. The result does not depend on it."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Options":
@@ -136,12 +136,12 @@ class Options:
         return result
 
     def at_interval(self, interval_hours: float, span_hours: float) -> "Options":
-        """The options for telemetry at this interval over so long a time.
+        """The options for telemetry at this interval over `span_hours`.
 
-        The default windows are 1, 5 and 20 intervals where an interval is 12 hours to a month, in whole half-days:
-        windows of hours would hold a reading each. One that is longer than a fifteenth of the time is left out,
-        as held-out rows begin a longest window after a cut. The normal is then of three longest windows or more,
-        and ends an interval before the row. Whether more than single readings helps is settled in training.
+        The default windows are 1, 5 and 20 intervals if an interval is 12 hours to a month, in whole half-days:
+        windows of hours would hold one reading each. Windows longer than a fifteenth of the time are left out,
+        because held-out rows begin one longest window after a cut. The normal then covers at least three longest windows
+        and ends one interval before the row. Training determines whether more than single readings help.
 
         >>> Options().at_interval(24.0, 24.0 * 120).windows_hours
         (24, 120)
@@ -157,7 +157,7 @@ class Options:
         return replace(self, windows_hours=windows, normal_days=normal_days, normal_gap_hours=hours[0])
 
     def lead(self, horizon_hours: int) -> int:
-        """How long before a failure an alarm of this horizon has to come: the next shorter horizon, which has its own.
+        """How long before a failure an alarm of this horizon must come: the next shorter horizon, which has its own alarm.
 
         >>> Options().lead(24), Options().lead(168), Options(lead_hours=12).lead(168)
         (0, 24, 12)
@@ -180,7 +180,7 @@ class Options:
         """The probability from which an inspection is cheaper than doing nothing.
 
         Doing nothing costs `p * missed`, inspecting `(1 - p) * needless`; they are equal at
-        `needless / (needless + missed)`. See `costs.cheapest` for what waiting is worth.
+        `needless / (needless + missed)`. See `costs.cheapest` for the value of waiting.
 
         >>> round(Options(missed_failure_cost=9.0, needless_inspection_cost=1.0).threshold, 3)
         0.1
@@ -227,7 +227,7 @@ class Options:
 
 
 def moment(when: date | datetime | str, *, start_of_day: bool = False) -> datetime:
-    """A point in time, in UTC: a naive time is taken as UTC, a date as the end (or start) of that day, see `models.times`.
+    """A moment in UTC: a naive time is in UTC, a date means the end (or start) of that day, see `models.times`.
 
     >>> moment(date(2015, 7, 31)).isoformat(), moment("2015-07-31", start_of_day=True).isoformat()
     ('2015-08-01T00:00:00+00:00', '2015-07-31T00:00:00+00:00')

@@ -1,4 +1,4 @@
-"""How often components fail, whatever the model: base rates, and the risk where there is no model."""
+"""How often components fail, whatever the model: base rates, and the risk without a model."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -13,7 +13,7 @@ from models.machines.risks import BASE_RATE, NO_MODEL, Risk
 
 
 def failures_after(rows: pl.LazyFrame, components: Sequence[str]) -> dict[str, int]:
-    """How often each component failed after some row."""
+    """The number of failures of each component after some row."""
     names = {c: next_failure_column(c) for c in components}
     at = {
         c: pl.struct("machine_id", pl.col("time") + pl.duration(microseconds=(pl.col(n) * 3.6e9).round()))
@@ -26,9 +26,9 @@ def failures_after(rows: pl.LazyFrame, components: Sequence[str]) -> dict[str, i
 def base_rates(
     rows: pl.LazyFrame, components: Sequence[str], hours: int, until: datetime | None = None
 ) -> dict[str, float]:
-    """Share of the rows that each component failed after, of those whose horizon ends at `until` or before.
+    """Share of the rows that a failure of each component follows, among rows whose horizon ends at `until` or before.
 
-    Without `until` of all of them.
+    Without `until`, among all rows.
     """
     if until is not None:
         rows = rows.filter(pl.col("time") <= until - timedelta(hours=hours))
@@ -48,8 +48,8 @@ def without_model(
 ) -> Risk:
     """The risk of a component that failed too seldom for a model, or never, in `at_work` hours of machines.
 
-    Where no row failed within the horizon, the base rate is that of the failures in the hours at work. A component
-    that never failed has an upper bound of 95 %, three failures in that time. Hanley & Lippman-Hand (1983), JAMA 249.
+    If no row failed within the horizon, the base rate is the number of failures per hour at work. A component
+    that never failed has a 95 % upper bound of three failures in that time. Hanley & Lippman-Hand (1983), JAMA 249.
     """
     if not failures:
         reason = f"{component} never failed in the training range"
@@ -65,6 +65,6 @@ def without_model(
     if failures >= options.min_failures:
         reason = (
             f"{component} failed {times(failures)} in the training range, but too seldom within {hours} h after a row "
-            "of the training: there are rows only where there is telemetry. Give a longer horizon with --horizon"
+            "of the training: there are rows only if there is telemetry. Choose a longer horizon with --horizon"
         )
     return Risk(component, hours, BASE_RATE, base, reason)

@@ -1,4 +1,4 @@
-"""The model of a bundle: for every component and horizon a probability of failure, or why there is none."""
+"""The model of a bundle: for every component and horizon, a probability of failure or the reason why there is none."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ _LEARNT = (
 class Risk:
     """One component and horizon: `rung` is `model`, `base_rate` or `no_model`; `reason` says why there is no model.
 
-    `bills` is what alarms from each threshold on led to on held-out rows with `failures`, see `costs`.
+    `bills` are the results of alarms from each threshold on, on held-out rows with `failures` failures, see `costs`.
     """
 
     component: str
@@ -44,7 +44,7 @@ class Risk:
     bills: Sequence[Mapping[str, float]] = ()
 
     def predict(self, X: Matrix) -> Floats:
-        """Calibrated probability per row; NaN without model."""
+        """Calibrated probability per row; NaN without a model."""
         if self.estimator is not None:
             return calibrated_probabilities(self.estimator.predict(X), self.calibration)
         return np.full(len(X), self.base_rate if self.rung == BASE_RATE else np.nan)
@@ -57,7 +57,7 @@ class Risk:
 
 @dataclass(frozen=True)
 class Model:
-    """All risks and lives, with the vocabulary and the options that their features are made by.
+    """All risks and lives, with the vocabulary and the options of their features.
 
     A bundle of an earlier version has no lives.
     """
@@ -76,11 +76,11 @@ class Model:
         return Options.of({**options, **{name: getattr(self.options, name) for name in _LEARNT}})
 
     def matrix(self, rows: pl.DataFrame) -> Matrix:
-        """The features of `rows` as the estimators take them; a column that `rows` lacks is missing."""
+        """The features of `rows` as the estimators expect them; NaN for a column that `rows` lacks."""
         return matrix(rows, [f.name for f in self.features])
 
     def predict(self, X: Matrix) -> dict[tuple[str, int], Floats]:
-        """Probability per row by component and horizon; NaN without model.
+        """Probability per row by component and horizon; NaN without a model.
 
         A failure within a day is also one within a week: a probability is at least that of each
         shorter horizon.
@@ -126,7 +126,7 @@ class Model:
 
 
 def load(files: Mapping[str, File]) -> Model:
-    """The model of a bundle's files; nothing in them is executed."""
+    """The model from a bundle's files; nothing in them is executed."""
     model = files["model"]
     if not isinstance(model, Mapping):
         raise TypeError(f"model is {type(model).__name__}. Expected the JSON object of a machines bundle.")
@@ -139,7 +139,7 @@ def load(files: Mapping[str, File]) -> Model:
 
 
 def matrix(rows: pl.DataFrame, names: Sequence[str]) -> NDArray[np.float32]:
-    """Columns `names` of `rows` as float32, one row each, NaN where null or where there is no such column."""
+    """Columns `names` of `rows` as float32, shape (rows, names); NaN for nulls and missing columns."""
     out = np.full((rows.height, len(names)), np.nan, dtype=np.float32)
     for i, name in enumerate(names):
         if name in rows.columns:

@@ -1,7 +1,7 @@
-"""Which rows are learnt from, and where time is cut.
+"""The choice of training rows, and of cuts in time.
 
-All choices depend only on the machine and on how many steps a row lies before the last one, so they are the
-same for any sharding, and when all times are shifted.
+All choices depend only on the machine and on the number of steps from a row to the last one, so they are the
+same for any sharding, and if all times are shifted.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.machines.features import Feature
 
 STEPS = "steps_back"
-"""Column: row steps from this row to the last row time."""
+"""Column: the number of steps from this row to the last row time."""
 
 DRAWN = "drawn"
 """Column: a number in [0, 1) that decides whether the row is in a sample."""
@@ -26,11 +26,10 @@ _MASKED_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Fold:
-    """A cut of time: rows learnt from end before it, rows held out begin after it.
+    """A cut of time: training rows end before it, held-out rows begin after it.
 
-    A row is on one side when the time that its label looks at, and the longest telemetry window that
-    its features look at, are: so no machine's window lies across the cut, and the gap is as long as the
-    horizon.
+    A row is on one side if the range of its label and its longest telemetry window are: so no window
+    extends across the cut, and the gap is as long as the horizon.
     """
 
     cut: datetime
@@ -55,7 +54,7 @@ def folds(first: datetime, observed_until: datetime, share: float) -> list[Fold]
 
 
 def draw(rows: pl.DataFrame, seed: int) -> pl.Series:
-    """A number in [0, 1) for each row, from its machine, its `steps_back` and `seed` alone."""
+    """A number in [0, 1) for each row that depends only on its machine, its `steps_back` and `seed`."""
     code = {name: crc32(name.encode()) for name in rows["machine_id"].unique()}
     machine = rows["machine_id"].replace_strict(code, return_dtype=pl.UInt64).to_numpy().astype(np.uint64)
     bits = (machine << np.uint64(32)) ^ rows[STEPS].to_numpy().astype(np.uint64)
@@ -64,9 +63,9 @@ def draw(rows: pl.DataFrame, seed: int) -> pl.Series:
 
 
 def shares(positives: int, negatives: int, most: int) -> tuple[float, float]:
-    """Shares of failing and of healthy rows to learn from, so that about `most` are.
+    """Shares of failing and of healthy rows to learn from, about `most` rows in total.
 
-    All failing ones while they are at most half of `most`; healthy ones fill up what is left.
+    All failing rows, if they are at most half of `most`; healthy rows make up the rest.
 
     >>> shares(positives=100, negatives=10_000, most=1_100)
     (1.0, 0.1)
@@ -79,7 +78,7 @@ def shares(positives: int, negatives: int, most: int) -> tuple[float, float]:
 def masked_copies(
     X: NDArray[np.float32], draws: NDArray[np.float64], features: Sequence[Feature]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Copies of a twentieth of the rows with one sensor's features missing, or all sensors', and their rows.
+    """Copies of a twentieth of the rows with the features of one sensor, or of all, missing, and the indices of their rows.
 
     They are added to the training rows so that models learn about silent sensors; otherwise LightGBM would
     treat a missing value as 0.
@@ -99,7 +98,7 @@ def masked_copies(
 
 
 def row_count(first: datetime, last: datetime, every_hours: int) -> int:
-    """How many row times there are from `first` to `last`, counted back from `last`.
+    """The number of row times from `first` to `last`, counted back from `last`.
 
     >>> row_count(datetime(2015, 1, 1, 7), datetime(2015, 1, 2, 6), every_hours=12)
     2

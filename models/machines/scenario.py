@@ -64,7 +64,7 @@ from models.scenario import (
 )
 
 _SAME_INTERVAL = 0.1
-"""Telemetry comes at the interval of training where it differs by less than this share."""
+"""Intervals that differ by less than this share count as equal."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Machines(
 ):
     """See `models.scenario.Scenario`; options are those of `models.machines.options.Options`.
 
-    `as_of` is a point in time, in UTC; a date is the end of that day. `evaluate` gives,
+    `as_of` is a moment in UTC; a date means the end of that day. `evaluate` returns,
     per shard, the predictions of a bundle over a range with their outcomes.
     """
 
@@ -97,18 +97,18 @@ class Machines(
 
     @property
     def fixed_options(self) -> Mapping[str, Any]:
-        """What the times of telemetry mark in sources: set by the first ingest, and valid for later ones."""
+        """Whether the times of telemetry in sources mark start or end; set by the first ingest for all later ones."""
         return {"telemetry_marks": "end"}
 
     @property
     def derived_tables(self) -> tuple[str, ...]:
-        """The alarms, and the published risks: a page shows those of earlier runs, too."""
+        """The alarms, and the published risks: a page also shows those of earlier runs."""
         return ("risks", "alarms")
 
     def derive(
         self, rows: pl.LazyFrame, earlier: Frames, tables: Frames, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        """`alarms` at `as_of`, which go on from those of the last run before it."""
+        """`alarms` at `as_of`, which continue those of the last run before it."""
         now = rows.filter(pl.col("time") == moment(as_of)).collect()
         previous = None
         if "alarms" in earlier:
@@ -129,16 +129,16 @@ class Machines(
         return PublishedTable("risks", scoring.RISKS, ("machine_id", "component", "time", "horizon_hours"))
 
     def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> datetime:
-        """The latest telemetry up to `as_of`, or of all where none is given.
+        """The time of the latest telemetry up to `as_of`, or of all telemetry without `as_of`.
 
-        Raises `ContractError` where there is no telemetry up to then, and where `as_of` is more than a day,
-        the longest of which has 25 hours, after the last of it.
+        Raises `ContractError` if there is no telemetry up to then, or if `as_of` is more than a day (25 hours, the length
+        of the longest day) after the last of it.
         """
         range_ = span(tables["telemetry"])
         first, last = range_.first, range_.last
         if first is None or last is None:
             raise ContractError(
-                "telemetry: there is none. Ingest some: python -m flows machines ingest --help"
+                "telemetry: the table has no rows. Ingest telemetry: python -m flows machines ingest --help"
             )
         if as_of is None:
             return last
@@ -152,8 +152,8 @@ class Machines(
         return before.collect(engine="streaming").item()
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
-        """`vocabulary`, see `Vocabulary.to_frame`; `observed`: `first` and `last` telemetry up to `as_of`, and
-        `outcomes`, until when failures are on record; `repeats`, how many records of failures repeat others.
+        """`vocabulary`, see `Vocabulary.to_frame`; `observed`: `first` and `last` telemetry up to `as_of`,
+        `outcomes`, the time up to which failures are on record, and `repeats`, the number of repeated failure records.
         """
         until = moment(as_of)
         observation = span(tables["telemetry"].filter(pl.col("time") <= until))
@@ -203,7 +203,7 @@ class Machines(
     ) -> tuple[float, float, int] | None:
         """Log losses on the backtest rows after `trained_as_of`, horizons and components as in the backtest.
 
-        A component or horizon that `model` does not know counts as a probability close to 0.
+        A component or horizon that `model` lacks counts as a probability close to 0.
         """
         unseen = backtest.filter(pl.col("time") > moment(trained_as_of), pl.col("failed").is_not_null())
         if unseen.is_empty():
@@ -217,18 +217,18 @@ class Machines(
         return None if ours is None or other is None else (ours, other, unseen.height)
 
     def requested_keys(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
-        """Every component that was replaced or failed, of every machine on record or with recent telemetry that has it.
+        """Every component ever replaced or failed, of every machine on record or with recent telemetry that has it.
 
-        See `equipment` for the components of a machine. Recent telemetry is that which reaches into the range to be
-        scored, so machines that ended within it have rows.
+        See `equipment` for the components of a machine. Telemetry is recent if it extends into the range to be
+        scored, so that machines that ended within it have rows.
 
-        Raises `ContractError` where the range that is to be scored begins after `as_of`.
+        Raises `ContractError` if the range to be scored begins after `as_of`.
         """
         until, run_options = moment(as_of), Options.of(options)
         if run_options.score_from and run_options.score_from > until:
             raise ContractError(
                 f"--from is {run_options.score_from:%Y-%m-%dT%H:%MZ}; the last telemetry up to --to is from "
-                f"{until:%Y-%m-%dT%H:%MZ}. Expected --from before that. Give an earlier one, or ingest newer telemetry."
+                f"{until:%Y-%m-%dT%H:%MZ}. Expected --from before that. Choose an earlier one, or ingest newer telemetry."
             )
         time = pl.col("time")
         begin = _begin(run_options, until)
@@ -272,7 +272,7 @@ class Machines(
     ) -> Scores:
         """The risks of `keys`, without rank: see `complete`.
 
-        Where telemetry comes at another interval than the model was trained on, every key is skipped.
+        If the interval of the telemetry differs from that of the training, every key is skipped.
         """
         interval = Vocabulary.of_frame(context["vocabulary"]).interval_hours
         if abs(interval / model.vocabulary.interval_hours - 1) > _SAME_INTERVAL:
@@ -291,7 +291,7 @@ class Machines(
         return scoring.score(model, tables, keys, first, moment(as_of), options)
 
     def complete(self, rows: pl.LazyFrame) -> pl.LazyFrame:
-        """The rows of a whole run, from all shards, as they are published: with their rank."""
+        """The rows of all shards of a run as published, that is, with their rank."""
         return scoring.with_rank(rows)
 
     def events(
@@ -308,9 +308,9 @@ class Machines(
         as_of: AsOf,
         options: Mapping[str, Any],
     ) -> pl.DataFrame:
-        """Judged rows of one shard from `score_from` to `score_to`, by what is known at `as_of`.
+        """Judged rows of one shard from `score_from` to `score_to`, as known at `as_of`.
 
-        Rows whose horizon reaches past that are among them, and pending; see `evaluation`. Beside it the quantiles
+        Rows whose horizon ends later are included as pending; see `evaluation`. There are also the quantiles
         of the remaining life, and `observed_hours`.
         """
         run_options = model.options_for(options)
@@ -380,7 +380,7 @@ def _options(context: Mapping[str, pl.DataFrame], options: Mapping[str, Any]) ->
 
 
 def _begin(options: Options, until: datetime) -> datetime:
-    """Since when a machine must have sent telemetry to be scored: long enough before the range for its features."""
+    """The time after which a machine must have sent telemetry to be scored: long enough before the range for features."""
     return min(options.score_from or until, until) - timedelta(days=options.normal_days)
 
 

@@ -1,4 +1,4 @@
-"""Scoring: the risks of some machines' components, each with its rank to come and its reasons."""
+"""Scoring: the risks of some machines' components, with reasons but without ranks yet."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -38,16 +38,16 @@ RISKS: dict[str, Any] = {
 }
 """The published columns, without those that publishing adds.
 
-`probability` of failure in (time, time + horizon], null without model; `rank` 1 is looked at first, of all rows of
-that time and horizon, null without model or under work; `reasons` says what raises the risk, or why there is
-none; `above_threshold` where an inspection is worth its cost, from the probability `threshold` on, never under
-work, null without model. `rung`: `model`; `partial_telemetry`, a sensor is silent; `without_telemetry`;
+`probability` of failure in (time, time + horizon], null without a model; `rank`, of all rows of that time and horizon,
+1 for the row to look at first, null without a model or under work; `reasons` says what raises the risk, or why there is
+none; `above_threshold`: an inspection is worth its cost, from the probability `threshold` on, never under
+work, null without a model. `rung`: `model`; `partial_telemetry`, a sensor is silent; `without_telemetry`;
 `under_work`; `base_rate`, too few failures for a model; `no_model`; `out_of_service`, a machine whose telemetry
 ended long ago or with a failure, without probability and rank.
 
 `life_q10_hours`, `life_q50_hours`, `life_q90_hours`: quantiles of the hours from `time` to the component's next
-failure, the same at all horizons, in agreement with the probabilities; null where they lie beyond what is known, or
-where nothing is, and `life_note` says why.
+failure, the same at all horizons, consistent with the probabilities; null if they are unknown or lie beyond the known
+range, and `life_note` says why.
 """
 
 LIFE = tuple(name for name in RISKS if name.startswith("life_"))
@@ -65,9 +65,9 @@ def score(
 ) -> Scores:
     """Risks of `keys` (machine_id, component) at `as_of`, or at each row time from `score_from` to it.
 
-    A range begins at `first`, when telemetry began, where the requested range begins earlier. A row at T
-    uses nothing later than T. Reasons are given for every row at `as_of`, and for those above the
-    threshold of the others. Ranks are left null: see `with_rank`.
+    A range begins at `first`, the start of telemetry, if the requested range begins earlier. A row at T
+    uses nothing later than T. Every row at `as_of` has reasons, and so do other rows above the
+    threshold. Ranks are null: see `with_rank`.
     """
     run_options = model.options_for(options)
     count = (
@@ -120,7 +120,7 @@ def with_lives(judged_rows: pl.DataFrame, model: Model, rows: pl.DataFrame) -> p
 def with_rank(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Published rows of all shards with their `rank` within time and horizon: 1 has the highest probability.
 
-    Equal ones are ranked by machine and component. Rows without probability, and those under work, are
+    Equal probabilities are ranked by machine and component. Rows without a probability, and those under work, are
     not ranked. Sorted by machine, component, time and horizon.
     """
     counts = pl.col("probability").is_not_null() & (pl.col("rung") != UNDER_WORK)
@@ -145,9 +145,9 @@ def _risks(model: Model, components: Sequence[str]) -> list[Risk]:
 
 
 def _telemetry(rows: pl.DataFrame, model: Model, telemetry: pl.LazyFrame) -> pl.DataFrame:
-    """Per row: the rung that its telemetry allows, and what is missing.
+    """The rung that the telemetry of each row allows, and the missing telemetry in words.
 
-    A sensor that a machine has never sent is not missing: in a fleet of several types it is not one of its sensors.
+    A sensor without any readings of a machine is not missing: in a fleet of several types, it is not one of its sensors.
     """
     longest = max((f.hours or 0 for f in model.features if f.kind == "sensor"), default=0)
     hours = longest or max(model.options.windows_hours)
@@ -202,7 +202,7 @@ def _rows(
 def _life(
     model: Model, component: str, X: Matrix, probabilities: Mapping[tuple[str, int], Floats]
 ) -> pl.DataFrame:
-    """The columns `LIFE` of a component, a row for each of `X`."""
+    """The columns `LIFE` of a component, one row per row of `X`."""
     life = next((life for life in model.lives if life.component == component), Life(component, _OLD_BUNDLE))
     if life.estimator is None:
         nothing = {name: pl.Series([None] * len(X), dtype=RISKS[name]) for name in LIFE}
@@ -219,7 +219,7 @@ def _life(
 
 
 def _without_alarms(rows: pl.DataFrame, is_under_work: pl.Series) -> pl.DataFrame:
-    """Rows under work raise no alarm; where a model with telemetry gave the probability, their rung is `under_work`."""
+    """`rows` without alarms for those under work; if their probability is that of a model, their rung is `under_work`."""
     is_quiet = is_under_work & rows["probability"].is_not_null()
     by_model = is_quiet & rows["rung"].is_in([MODEL, PARTIAL])
     return rows.with_columns(
@@ -229,7 +229,7 @@ def _without_alarms(rows: pl.DataFrame, is_under_work: pl.Series) -> pl.DataFram
 
 
 def _in_service(rows: pl.DataFrame, silent: pl.Series) -> pl.DataFrame:
-    """Rows of machines out of service, those with a time in `silent`, hold that reason and no risk."""
+    """`rows` in which machines out of service, those with a time in `silent`, have that reason and no risk."""
     out = silent.is_not_null()
     reason = pl.format("out of service: no telemetry since {} UTC", silent.dt.strftime("%Y-%m-%d %H:%M"))
     return rows.with_columns(
@@ -245,9 +245,9 @@ def _in_service(rows: pl.DataFrame, silent: pl.Series) -> pl.DataFrame:
 def _with_reasons(
     rows: pl.DataFrame, mine: pl.Series, X: np.ndarray, risk: Risk, model: Model, every: pl.Series
 ) -> pl.DataFrame:
-    """Rows with the reasons of their risk, after what is missing; a base rate and no model say why.
+    """Rows with missing telemetry and the reasons of their risk; without a model, the reason why there is none.
 
-    Reasons of the rows of `mine` that are above the threshold or in `every`.
+    Of `mine`, rows above the threshold or in `every` have reasons.
     """
     if risk.estimator is None:
         return rows

@@ -1,4 +1,4 @@
-"""What may be tuned in `machines`, and how a trial is judged: cut by cut, calibrated by the earlier ones."""
+"""The options of `machines` that can be tuned, and how a trial is judged: by cut, each calibrated by the earlier ones."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -19,16 +19,16 @@ from models.scenario import AsOf, Frames, Search
 from models.search import OneOf, Real, Space, Whole
 
 CUTS = 4
-"""Cuts of a study: rows held out after the first settle the trees and calibrate, those after the last judge."""
+"""Cuts of a study: rows held out after the first determine the trees and calibrate, those after the last judge."""
 TRIAL_ROWS = 20_000
-"""Rows that a trial learns from, at most about; `training_rows` where those are fewer."""
+"""Approximate maximum number of training rows of a trial, unless `training_rows` is smaller."""
 
 
 class MachinesSearch(Search):
     """See `models.scenario.Search`. A fold is a cut of time, named by its day.
 
-    Of the time range, a fifth is learnt from before the first cut, and a fifth lies between two. Rows after
-    the first cut settle the number of trees and calibrate; a fold's loss is the log loss of the rows held
+    The first fifth of the time range is before the first cut, and a fifth lies between two cuts. Rows after
+    the first cut determine the number of trees and calibrate; a fold's loss is the log loss of the rows held
     out after it, calibrated by those of all earlier cuts.
     """
 
@@ -61,7 +61,7 @@ class MachinesSearch(Search):
         return {"rows": training.rows_of(tables, words, context["observed"], settings.train_from, settings)}
 
     def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
-        """The cuts after which some row is held out for every horizon, but the first."""
+        """The cuts except the first after which some row is held out for every horizon."""
         times = parts["rows"].select(pl.col("time").unique().sort()).collect()["time"]
         if not len(times):
             return []
@@ -100,7 +100,7 @@ class MachinesSearch(Search):
 
 
 def _cuts(first: datetime, last: datetime) -> list[Fold]:
-    """Cuts in equal distances, the last one that distance before the end."""
+    """Cuts at equal distances, the last one at that distance from the end."""
     step = (last - first) / (CUTS + 1)
     return [Fold(first + step * i, first + step * (i + 1)) for i in range(1, CUTS + 1)]
 

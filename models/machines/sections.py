@@ -1,4 +1,4 @@
-"""What the page of a machines run shows: what to look at first, any machine, and how far to trust it."""
+"""The page of a machines run: what to look at first, any machine, and how far to trust the probabilities."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ _SAVED = ("saved_to_never", "saved_to_every_n_days")
 
 
 def sections(run: RunView) -> list[Section]:
-    """Watch list, explorer, trust, importance, changes and components without a model; each states where it has no data."""
+    """Watch list, explorer, trust, importance, changes and components without a model; each says if it has no data."""
     view = View(run)
     return [
         Section("Look at these first", _watch_list(view)),
@@ -35,7 +35,7 @@ def sections(run: RunView) -> list[Section]:
 
 
 def _band() -> pl.Expr:
-    """The median of the remaining life and its band of 80 %; open above where it reaches beyond what is known."""
+    """The median of the remaining life and its 80 % band; the upper end is open if it is beyond the known range."""
     low, middle, high = (pl.col(name).round(1).cast(pl.String) for name in LIFE[:3])
     whole = pl.format("{} ({} to {})", middle.fill_null("?"), low, high.fill_null("?"))
     return pl.when(pl.col(LIFE[0]).is_not_null()).then(whole).otherwise(pl.lit("–"))
@@ -60,10 +60,10 @@ def _watch_list(view: View) -> list[Block]:
     failure = f"{view.options.missed_failure_cost:g}"
     failure += "".join(f" ({name}: {cost:g})" for name, cost in view.options.component_costs)
     text = (
-        f"Data up to **{view.as_of:%Y-%m-%d %H:%M} UTC**. A component is at risk where inspecting it is expected to "
+        f"Data up to **{view.as_of:%Y-%m-%d %H:%M} UTC**. A component is at risk if inspecting it is expected to "
         f"cost less than waiting: a missed failure costs {failure}, a needless inspection "
-        f"{view.options.needless_inspection_cost:g}. The probability from which that holds, the threshold, differs by "
-        "component and horizon: it is the one that cost least on held-out time, and it is high where waiting brought "
+        f"{view.options.needless_inspection_cost:g}. The probability from which that is so, the threshold, differs by "
+        "component and horizon: it is the cheapest one on held-out time, and it is high if waiting brought "
         "certainty in time. "
         "So a component may be at risk at a lower probability than another. It is not listed while it is under work."
     )
@@ -80,7 +80,7 @@ def _watch_list(view: View) -> list[Block]:
     formats = {f"Within {span(h)}": ".1%" for h in view.horizons}
     caption = (
         "The probability of failure, the probability from which a component is at risk, and the days left: the median, "
-        "and the band that holds 80 %; ? is longer than can be known. Components at risk come first. A row opens the "
+        "and the 80 % band; ? means longer than can be known. Components at risk come first. Select a row to open the "
         "explorer"
     )
     return [
@@ -109,7 +109,7 @@ def _trust(view: View) -> list[Block]:
         "Measured on the last part of the training range, which the models had not seen. A row is one component of one "
         f"machine every {view.options.every_hours} hours; an alarm is right if that component fails within the horizon. "
         f"The savings are those of the alarms there, compared with never inspecting and with inspecting everything "
-        f"every {view.options.inspect_every_days} days, with the interval that holds 80 % if other machines are drawn."
+        f"every {view.options.inspect_every_days} days, with the 80 % interval for other samples of machines."
     )
     tables = by_component(view.run.tables, view.rows["component"].unique().sort().to_list())
     counts = contracts.tables_at(tables, view.as_of)["failures"].group_by("component").len().collect()
@@ -125,14 +125,14 @@ def _trust(view: View) -> list[Block]:
 
 
 def _first(view: View, horizons: Sequence[int]) -> list[Block]:
-    """How good the list to look at first was; nothing of a bundle of an earlier version."""
+    """The quality of the list of machines to look at first; nothing for a bundle of an earlier version."""
     metrics = view.run.metrics.filter(pl.col("slice") == "first")
     of = {
         h: dict(metrics.filter(pl.col("value_of_slice") == f"{h}h").select("metric", "value").iter_rows())
         for h in horizons
     }
     texts = [
-        f"within {span(h)} some component failed in **{one['precision']:.1%}** of them, at best **{one['best']:.1%}**"
+        f"within {span(h)} some component failed in **{one['precision']:.1%}** of them (at best: **{one['best']:.1%}**)"
         for h, one in of.items()
         if one
     ]
@@ -181,18 +181,18 @@ def _measures(view: View, hours: int) -> Grid:
 
 
 def _interval(name: str) -> pl.Expr:
-    """What was saved, with the interval of 80 %."""
+    """The saving, with its 80 % interval."""
     whole = (pl.col(c).round(0).cast(pl.Int64) for c in (name, f"{name}_low", f"{name}_high"))
     return pl.format("{} ({} to {})", *whole).alias(name)
 
 
 def _importance(view: View) -> list[Block]:
     chart = charts.importance(view.run.metrics, view.horizons)
-    return [Text("The bundle does not hold the importance of features.")] if chart is None else [chart]
+    return [Text("The bundle does not contain the importance of features.")] if chart is None else [chart]
 
 
 def _changes(view: View) -> list[Block]:
-    """What is newly at risk, what no longer is, and the largest changes of probability."""
+    """Components newly at risk and no longer at risk, and the largest changes of probability."""
     if view.run.previous is None:
         return [Text("This is the first run.")]
     before = view.run.previous.filter(pl.col("time") == pl.col("time").max()).collect()
@@ -214,7 +214,7 @@ def _changes(view: View) -> list[Block]:
     former = both.filter(~pl.col("above_threshold") & pl.col("was at risk"))
     when = before["time"].dt.strftime("%Y-%m-%d %H:%M").max()
     text = (
-        f"Against the run for **{when!s} UTC**: {new.height:,} newly at risk, "
+        f"Compared with the run for **{when!s} UTC**: {new.height:,} newly at risk, "
         f"{former.height:,} no longer, of {both.height:,} components and horizons."
     )
     parts: list[Block] = [Text(text)]
@@ -246,7 +246,7 @@ def _change_grid(rows: pl.DataFrame, caption: str, *, up: bool) -> Grid:
 
 
 def _others(view: View) -> list[Block]:
-    """Components not scored by a model with all its telemetry, and oddities in the tables."""
+    """Components that were not scored by a model with complete telemetry, and oddities in the tables."""
     other = view.run.keys.filter(pl.col("rung").is_not_null() | (pl.col("status") == "failed"))
     groups = (
         other.group_by(
@@ -263,7 +263,7 @@ def _others(view: View) -> list[Block]:
         parts.append(
             Grid(
                 groups,
-                "Components that are not as usual, and why",
+                "Components that were not scored as usual, and why",
                 limit=OTHERS,
                 key={"machine_id": "Such as"},
             )
@@ -273,6 +273,6 @@ def _others(view: View) -> list[Block]:
     if view.run.gaps.height:
         heads = {c: c.capitalize() for c in view.run.gaps.columns}
         parts.append(
-            Grid(view.run.gaps.rename(heads), "What is odd in the tables, and what the run does about it")
+            Grid(view.run.gaps.rename(heads), "Oddities in the tables, and what the run does about them")
         )
     return parts

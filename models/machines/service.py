@@ -1,9 +1,9 @@
-"""Which machines are at work when, and how far failures are on record.
+"""When machines are in service, and up to which time failures are on record.
 
 A machine whose telemetry ended long ago, or with a failure that no replacement followed, is out of service: nobody
 could observe failures since. Its last rows are censored, neither failing nor healthy, and it is not
-ranked. A table of failures may end before telemetry does, where it was extracted earlier; the time after that is
-not free of failures either.
+ranked. A table of failures may end before the telemetry if it was extracted earlier; the time after its end does not
+count as free of failures either.
 """
 
 from datetime import datetime, timedelta
@@ -20,7 +20,7 @@ _BY_CHANCE = 0.001
 
 
 def longest_silence(interval_hours: float) -> timedelta:
-    """How long a machine that is in service may send nothing: 28 days, or three intervals."""
+    """How long a machine in service may send nothing: 28 days, or three intervals if that is longer."""
     return max(_SILENCE, timedelta(hours=_INTERVALS * interval_hours))
 
 
@@ -33,7 +33,7 @@ def out_of_service(tables: Frames, last: datetime, interval_hours: float) -> pl.
 
 
 def silent_since(tables: Frames, rows: pl.DataFrame, interval_hours: float) -> pl.Series:
-    """For each of `rows` (machine_id, time, readings) the last telemetry before, of a machine out of service by then."""
+    """For each of `rows` (machine_id, time, readings), the last telemetry before it if the machine is out of service."""
     place = ["machine_id", "time"]
     nothing = pl.LazyFrame(schema=rows.select(place).schema)
     failures, replacements = (tables.get(name, nothing).select(place) for name in ("failures", "maintenance"))
@@ -48,9 +48,9 @@ def silent_since(tables: Frames, rows: pl.DataFrame, interval_hours: float) -> p
 
 
 def _is_out(machines: pl.DataFrame, tables: Frames, interval_hours: float) -> pl.Series:
-    """Whether machines are out of service at `time`, by their last telemetry before, `ended`.
+    """Whether machines are out of service at `time`, by `ended`, their last telemetry before it.
 
-    They are where they are silent for longer than `longest_silence`, or for an interval since a failure that no
+    They are if they have been silent for longer than `longest_silence`, or for an interval since a failure that no
     replacement followed.
     """
     place, time, last = ["machine_id", "time"], pl.col("time"), pl.col(ENDED)
@@ -68,10 +68,10 @@ def _is_out(machines: pl.DataFrame, tables: Frames, interval_hours: float) -> pl
 
 
 def failures_until(tables: Frames, last: datetime) -> datetime:
-    """The time up to which failures are on record: `last`, or the last failure where the record ends before it.
+    """The time up to which failures are on record: `last`, or the last failure if the record ends before it.
 
-    It ends before where all failures, spread over the readings by chance, would come as early as they do less
-    than once in a thousand times, and where the time after them is twice as long as the longest between two.
+    The record ends earlier if all failures, spread randomly over the readings, would be this early less
+    than once in a thousand times, and if the time after them is twice as long as the longest time between two.
     """
     if "failures" not in tables or "telemetry" not in tables:
         return last
@@ -91,7 +91,7 @@ def failures_until(tables: Frames, last: datetime) -> datetime:
 
 
 def record_ends(until: datetime, last: datetime) -> str:
-    """The note where failures are on record only up to `until`."""
+    """The note that failures are on record only up to `until`."""
     return (
         f"failures are on record until {until:%Y-%m-%d %H:%M} UTC, telemetry until {last:%Y-%m-%d %H:%M} UTC: later "
         "failures count as unknown, not as none. Ingest the failures since then"

@@ -1,14 +1,14 @@
 """A simulated fleet: telemetry, errors, maintenance, failures and machines, in the canonical tables.
 
-How a failure comes about: a component lives for a Weibull time, shorter on some models and on old
+Life of a component: it lasts for a Weibull time, shorter on some models and on old
 machines, and is replaced when it fails or, sometimes, on a planned visit. Most failures announce
-themselves: in the last one to three days the component's sensor drifts away, ever faster, by several
+themselves: in the last one to three days, the component's sensor drifts away, faster and faster, by several
 of its standard deviations, and its error is reported. A tenth come without warning, and some drifts
-and many errors mean nothing. So a model can be good at a day's horizon, less so at a week's, and never
+and many errors mean nothing. So a model can be good for a day's horizon, less so for a week's, and never
 perfect.
 
 Every machine has its own generator (Philox, seeded by `seed` and its number): its rows do not depend
-on which other machines are made. They do depend on `days` and `components`.
+on the other machines of the simulation. They do depend on `days` and `components`.
 """
 
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ _STRAY_ERRORS_PER_YEAR = 6.0
 
 @dataclass(frozen=True)
 class _Life:
-    """What happened to one machine, times in hours from the start; `replacements` include those after failures."""
+    """The events of one machine, times in hours from the start; `replacements` include those after failures."""
 
     failures: list[tuple[float, int]]
     replacements: list[tuple[float, int]]
@@ -59,7 +59,7 @@ def simulate(
     start: datetime = START,
     components: int = 4,
 ) -> dict[str, pl.DataFrame]:
-    """The five tables of `machines` over `days`, telemetry every `interval_hours`, labelled with its end.
+    """The five tables of `machines` over `days`; telemetry every `interval_hours`, its time the end of the interval.
 
     Component i is `comp<i>`, its error `error<i>`, its sensor the i-th of `SENSORS`, then `sensor<i>`.
 
@@ -139,7 +139,7 @@ def _live(rng: np.random.Generator, model: int, age: float, end: float, componen
 
 
 def _announce(rng: np.random.Generator, life: _Life, fails: float, component: int) -> None:
-    """What is seen before a failure: a drift, and one to three errors, unless it is sudden."""
+    """Add the signs of a failure: a drift and one to three errors, unless it is sudden."""
     if rng.random() < _SUDDEN:
         return
     warning = rng.uniform(24, 72)
@@ -155,7 +155,7 @@ def _readings(
     interval_hours: int,
     components: int,
 ) -> list[pl.Series]:
-    """Each sensor's means over the intervals: a level of the machine's own, noise, a daily cycle, drifts."""
+    """Each sensor's means over the intervals: the machine's own level, noise, a daily cycle, drifts."""
     noise = rng.standard_normal((components, len(hours))) / np.sqrt(interval_hours)
     cycle = 0.3 * np.sin(2 * np.pi * hours / 24 + rng.uniform(0, 2 * np.pi)) if interval_hours < 24 else 0.0
     columns = []
@@ -198,7 +198,7 @@ def _empty(name: str) -> pl.DataFrame:
 def joined_by(
     tables: dict[str, pl.DataFrame], machines: int, since: datetime, model: str = "E"
 ) -> dict[str, pl.DataFrame]:
-    """`tables` in which the last so many `machines` are of another `model`, and nothing is known of them before `since`."""
+    """`tables` in which the last `machines` machines are of another `model`, without records before `since`."""
     names = tables["machines"]["machine_id"].unique().sort().tail(machines)
     new = pl.col("machine_id").is_in(names.implode())
     fleet = {

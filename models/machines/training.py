@@ -36,9 +36,9 @@ def rows_of(
 ) -> pl.DataFrame:
     """Features and outcomes of all machines in `tables`, from `since` (or the first telemetry) on.
 
-    Row times are counted back from the latest telemetry. Outcomes are known as far as failures are on
-    record, and of a machine out of service until it ended. A machine has no row where its longest window
-    holds no reading. Columns: those of `features.build` and `labels.outcomes`, `steps_back` and `drawn`.
+    Row times are counted back from the latest telemetry. Outcomes are known up to the end of the record of
+    failures, and for a machine out of service up to its last telemetry. A machine has no row for a time whose longest
+    window holds no reading. Columns: those of `features.build` and `labels.outcomes`, `steps_back` and `drawn`.
     """
     first, last = observed["first"].item(), observed["last"].item()
     count = row_count(max(first, since) if since else first, last, options.every_hours)
@@ -62,7 +62,7 @@ def span_hours(observed: pl.DataFrame) -> float:
 
 
 _SHOWN = 10
-"""Components without a model that are named, where there are many."""
+"""Maximum number of components without a model that notes name."""
 
 _Place = tuple[str, int]
 _Bills = tuple[list[dict[str, float]], int]
@@ -71,7 +71,7 @@ _Bills = tuple[list[dict[str, float]], int]
 def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, options: Options) -> FitResult:
     """The bundle, its backtest and metrics, from the rows of all shards.
 
-    Raises `ContractError` where there is no row, or no component, or a cost names an unknown component.
+    Raises `ContractError` if there are no rows or no components, or if a cost names an unknown component.
     """
     ends = rows.select(pl.col("time").min().alias("first"), pl.len().alias("rows")).collect()
     if not ends["rows"].item() or not vocabulary.components:
@@ -116,20 +116,20 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
 
 
 def missing_models(risks: Sequence[Risk]) -> list[str]:
-    """Why components have no model, the first of many; names may then be texts, a new one for each failure."""
+    """Why components have no model; of many, only the first, because names may be texts that differ for each failure."""
     notes = [f"{r.component} at {r.horizon_hours} h: {r.reason}" for r in risks if r.reason]
     if len(notes) <= 2 * _SHOWN:
         return notes
     count = len({r.component for r in risks if r.reason})
     names = (
-        f"{count:,} of {len({r.component for r in risks}):,} components have no model. Where their names are texts, name "
+        f"{count:,} of {len({r.component for r in risks}):,} components have no model. If their names are texts, name "
         "what failed with --column component=A_COLUMN_OF_NAMES, or component==NAME for one name"
     )
     return [names, *notes[:_SHOWN]]
 
 
 def _lives(work: Work, hidden: Sequence[str]) -> list[Life]:
-    """The remaining life of each component; features `hidden` from the longest horizon are from these, too."""
+    """The remaining life of each component; features `hidden` from the longest horizon are also hidden here."""
     interval = max(work.vocabulary.interval_hours, work.options.every_hours)
 
     def learn(component: str) -> Life:
@@ -140,7 +140,7 @@ def _lives(work: Work, hidden: Sequence[str]) -> list[Life]:
 
 
 def _data_notes(vocabulary: Vocabulary, observed: pl.DataFrame, options: Options) -> list[str]:
-    """Notes on data that is not used as it is in the tables."""
+    """Notes on data that is not used as stored."""
     notes = list(windows(vocabulary.interval_hours, options).left_out)
     until, last, repeats = observed.select("outcomes", "last", "repeats").row(0)
     if until < last:
@@ -156,13 +156,13 @@ def _data_notes(vocabulary: Vocabulary, observed: pl.DataFrame, options: Options
         )
     if OTHER_COMPONENTS in vocabulary.components:
         notes.append(
-            f"components: {len(vocabulary.components) - 1} are on record three times or more, and all others count as "
+            f"components: {len(vocabulary.components) - 1} are on record three times or more; all others count as "
             f"'{OTHER_COMPONENTS}'"
         )
     if OTHER in vocabulary.errors:
         notes.append(
-            f"errors: too many kinds for a feature each; the {len(vocabulary.errors) - 1} commonest are distinguished, "
-            f"messages by their text without numbers, and all others count as '{OTHER}'"
+            f"errors: there are too many kinds for one feature each; the {len(vocabulary.errors) - 1} most common ones are "
+            f"distinguished, messages by their text without numbers; all others count as '{OTHER}'"
         )
     return notes
 
@@ -201,7 +201,7 @@ def without_leaks(
 def _judged(
     horizons: Sequence[Horizon], cuts: slice, *, first: bool, options: Options, bills: Mapping[_Place, _Bills]
 ) -> pl.DataFrame:
-    """Judged rows that were held out, calibrated by the first cut alone or by both, alarms by `bills`."""
+    """Held-out judged rows, calibrated by the first cut alone or by both, with alarms by `bills`."""
     parts = [pl.DataFrame(schema=evaluation.JUDGED)]
     for horizon in horizons:
         for holdout in horizon.holdouts[cuts]:
@@ -218,10 +218,10 @@ def _judged(
 
 
 def _bills(judged_rows: pl.DataFrame, options: Options) -> dict[_Place, _Bills]:
-    """For each component and horizon the bills of all thresholds, and the failures they are about.
+    """For each component and horizon, the bills of all thresholds and their number of failures.
 
-    An alarm that comes no earlier than that of the next shorter horizon counts as preventing nothing, so the
-    threshold suits alarms that come earlier.
+    An alarm that is not earlier than that of the next shorter horizon does not count as preventing a failure, so that
+    the threshold suits earlier alarms.
     """
     by_place = {}
     for (component, hours), rows in judged_rows.group_by("component", "horizon_hours"):

@@ -18,7 +18,7 @@ _CHUNK_CELLS = 400_000
 class Trees:
     """The nodes of all trees one after the other; a leaf is its own child on both sides.
 
-    A row goes left where its value is at most `threshold`, and a missing value where `missing_left`.
+    A row goes left if its value is at most `threshold`, or if it is missing and `missing_left` is true.
     `value` is the probability of failure of the training rows in the node.
     """
 
@@ -88,11 +88,11 @@ class Trees:
         return out
 
     def contributions(self, X: NDArray[np.float32]) -> Floats:
-        """What each feature moved the probability by, shape (rows, features + 1); the last is the start.
+        """The contribution of each feature to the probability, shape (rows, features + 1); the last is the root's.
 
-        On a row's path from the root each split's change of the node's probability is the split
-        feature's; the mean over trees. A row of the result sums to `predict`. Unlike SHAP values
-        it credits a feature only for splits that were passed, so near the root less than its due.
+        On a row's path from the root, each change of the node's probability is credited to the split's
+        feature; contributions are means over trees. A row of the result sums to `predict`. Unlike SHAP values,
+        a feature is credited only for splits on the path, so features near the root receive too little.
 
         Saabas (2014), "Interpreting random forests".
         """

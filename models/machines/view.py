@@ -13,12 +13,12 @@ PLACE = [*KEY, "horizon_hours"]
 
 
 def _days(name: str, columns: Sequence[str]) -> pl.Expr:
-    """A quantile of the remaining life in days; null where an earlier version published the rows."""
+    """A quantile of the remaining life in days; null if an earlier version published the rows."""
     return pl.col(name).first() / 24 if name in columns else pl.lit(None, pl.Float64)
 
 
 def _thresholds(columns: Sequence[str]) -> pl.Expr:
-    """The thresholds of the horizons, shortest first; null where an earlier version published the rows."""
+    """The thresholds of the horizons, shortest first; null if an earlier version published the rows."""
     if "threshold" not in columns:
         return pl.lit(None, pl.String)
     return pl.format("{} %", (pl.col("threshold") * 100).round_sig_figs(2)).str.join(", ")
@@ -37,7 +37,7 @@ class View:
 
     @property
     def watch_list(self) -> pl.DataFrame:
-        """One line per component with a probability, alarms first, those of the shortest horizon at the top."""
+        """One line per component with a probability; alarms first, those of the shortest horizon at the top."""
         rows = self.rows.filter(pl.col("probability").is_not_null())
         alarm = pl.col("horizon_hours").filter("above_threshold").min()
         reason = pl.coalesce(
@@ -68,7 +68,7 @@ class View:
 
     @property
     def alarms(self) -> pl.DataFrame:
-        """Per component with an alarm what became of it in this run, in words; empty where no alarms are kept."""
+        """The state of each component's alarm in this run, in words; empty if no alarms are kept."""
         nothing = pl.DataFrame(schema={**dict.fromkeys(KEY, pl.String), "state": pl.String})
         if "alarms" not in self.run.derived_tables:
             return nothing

@@ -13,7 +13,7 @@ from models.scenario import Frames
 from models.times import local_timezone
 
 OTHER = "other errors"
-"""The name in `Vocabulary.errors` for all errors that are not distinguished; present only where there are some."""
+"""The name in `Vocabulary.errors` for all errors that are not distinguished; present only if there are any."""
 
 OTHER_COMPONENTS = "other components"
 """The same in `Vocabulary.components`."""
@@ -26,9 +26,9 @@ _LISTS = ("sensors", "components", "errors", "models", "dated")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Names that features and models are made from, each list sorted; known at one `as_of`.
+    """The names on which features and models are based, as known at one `as_of`; each list is sorted.
 
-    `dated` are the tables of which only the day of each record is known, see `by_end_of_day`.
+    `dated` are the tables in which only the day of each record is known, see `by_end_of_day`.
     """
 
     sensors: tuple[str, ...]
@@ -56,17 +56,17 @@ class Vocabulary:
 
     @classmethod
     def of_dict(cls, values: Mapping[str, Any]) -> "Vocabulary":
-        """The inverse of `to_dict`, also after a way through JSON."""
+        """The inverse of `to_dict`, also after a round trip through JSON."""
         names = {kind: tuple(values.get(kind, ())) for kind in _LISTS}
         return cls(**names, interval_hours=float(values["interval_hours"]))
 
 
 def vocabulary(tables: Frames, as_of: datetime) -> Vocabulary:
-    """What the rows up to `as_of` hold.
+    """The names in the rows up to `as_of`.
 
-    A component is whatever was replaced or failed, see `components_of`. Of more than 40 kinds of error the 40 commonest
-    are distinguished, see `_errors`; the others are one, `OTHER`. Where no machine has two telemetry rows the interval is
-    taken as an hour.
+    A component is whatever was replaced or failed, see `components_of`. Of more than 40 kinds of error, the 40 most
+    common ones are distinguished, see `_errors`; the others become `OTHER`. If no machine has two telemetry rows, the
+    interval is assumed to be an hour.
     """
     visible = contracts.tables_at(tables, as_of)
     return Vocabulary(
@@ -80,9 +80,9 @@ def vocabulary(tables: Frames, as_of: datetime) -> Vocabulary:
 
 
 def by_end_of_day(tables: Frames, dated: Sequence[str]) -> dict[str, pl.LazyFrame]:
-    """`tables` with the records of those that are `dated` at the end of their day.
+    """`tables` with the records of the `dated` tables at the end of their day.
 
-    At its start a repair that a failure of that day led to would be on record before the failure.
+    At its start, a repair after a failure of that day would be on record before the failure.
     """
     end = pl.col("time") + pl.duration(days=1)
     return {t: f.with_columns(end) if t in dated else f for t, f in tables.items()}
@@ -101,9 +101,9 @@ def _dated(tables: Frames) -> tuple[str, ...]:
 
 
 def components_of(tables: Frames, as_of: datetime) -> tuple[str, ...]:
-    """What was replaced or failed up to `as_of`: texts of the same words are one component, called as it was at first.
+    """The components replaced or failed up to `as_of`: texts with the same words are one component, named as at first.
 
-    Of more than 40 those of three records or more, and `OTHER_COMPONENTS`.
+    Of more than 40, those with three records or more, and `OTHER_COMPONENTS`.
     """
     parts = [tables[name].select("component", "time") for name in _EVENTS if name in tables]
     if not parts:
@@ -120,9 +120,9 @@ def components_of(tables: Frames, as_of: datetime) -> tuple[str, ...]:
 
 
 def by_component(tables: Frames, components: Sequence[str]) -> dict[str, pl.LazyFrame]:
-    """`tables` with failures and maintenance of the `components` that they are of, see `components_of`.
+    """`tables` with the `components` of failures and maintenance instead of their texts, see `components_of`.
 
-    A text of other words becomes `OTHER_COMPONENTS` where that exists; else it stays.
+    A text with other words becomes `OTHER_COMPONENTS` if that exists; otherwise it is kept.
     """
     if not components:
         return {**tables}
@@ -136,7 +136,7 @@ def by_component(tables: Frames, components: Sequence[str]) -> dict[str, pl.Lazy
 
 
 def kind_of_error(errors: tuple[str, ...]) -> pl.Expr:
-    """Which of the vocabulary's `errors` the column `error` is; null where it is none of them."""
+    """The name in the vocabulary's `errors` for the column `error`; null if there is none."""
     if OTHER not in errors:
         return pl.col("error")
     names, text = list(errors), _without_numbers()
@@ -145,10 +145,10 @@ def kind_of_error(errors: tuple[str, ...]) -> pl.Expr:
 
 
 def _errors(errors: pl.LazyFrame) -> tuple[str, ...]:
-    """The kinds of error: all up to 40; of more the commonest, and `OTHER`.
+    """The kinds of error: all up to 40; of more, the most common ones and `OTHER`.
 
-    Where nine records of ten are of texts that come three times or more, these are codes, and the kinds are
-    the texts. Else they are messages: the kinds are texts without their numbers that come so often.
+    If nine of ten records have texts that occur three times or more, these are codes, and the kinds are
+    the texts. Otherwise they are messages: the kinds are texts without numbers that occur as often.
     """
     words = _distinct(errors, "error")
     if len(words) <= _MOST:

@@ -1,4 +1,4 @@
-"""The inputs of failure probabilities that are watched for drift: by day, against what is usual for each machine."""
+"""The inputs of failure probabilities that are watched for drift, by day and relative to each machine's usual values."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -10,7 +10,7 @@ from models.machines.contracts import sensors
 
 DAY = timedelta(days=1)
 SILENT_DAYS = 7
-"""After so many days without telemetry a machine is not expected to send any."""
+"""After this many days without telemetry, a machine is no longer expected to send any."""
 FEWEST_DAYS = 7
 """A machine with fewer days of telemetry in the training has no usual level."""
 
@@ -27,7 +27,7 @@ def watched_inputs(
 
     For each sensor, the distance of the day's mean from the machine's usual level, in its usual deviations; the usual
     level is the median of the days up to `trained_as_of`, NaN for a machine that has none. `telemetry` is the
-    number of rows as a share of the greatest; `errors` their number; `model` and `age_years` as they are on record.
+    number of rows as a share of the maximum, `errors` the number of errors; `model` and `age_years` are as on record.
     """
     columns = sensors(tables["telemetry"])
     names = [f"{name}|" for name in columns]
@@ -56,13 +56,13 @@ def watched_inputs(
 
 
 def _day(as_of: datetime) -> pl.Expr:
-    """The end of the day of a row, days being counted back from `as_of`."""
+    """The end of the day of a row; days are counted back from `as_of`."""
     before = (pl.lit(as_of) - pl.col("time")).dt.total_microseconds() // (DAY // timedelta(microseconds=1))
     return (pl.lit(as_of) - before * DAY).alias(CYCLE)
 
 
 def _every_day(daily: pl.LazyFrame, as_of: datetime) -> pl.LazyFrame:
-    """With a row, without telemetry, for each day that a machine lacks up to `SILENT_DAYS` after its last one."""
+    """`daily` with an empty row for each day that a machine lacks, up to `SILENT_DAYS` after its last one."""
     until = pl.min_horizontal(pl.col(CYCLE).max() + SILENT_DAYS * DAY, pl.lit(as_of))
     spans = daily.group_by(_MACHINE).agg(pl.col(CYCLE).min().alias("first"), until.alias("until"))
     grid = spans.select(_MACHINE, pl.datetime_ranges("first", "until", interval="1d").alias(CYCLE)).explode(
@@ -72,7 +72,7 @@ def _every_day(daily: pl.LazyFrame, as_of: datetime) -> pl.LazyFrame:
 
 
 def _usual(days: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
-    """By machine, centre and scale of each sensor's daily means, by median and median deviation."""
+    """The centre and scale of each sensor's daily means by machine: median and median deviation."""
     active = days.filter(pl.col("telemetry") > 0)
     measures = [
         one

@@ -116,7 +116,10 @@ def test_readings_that_cannot_be_used_are_refused_and_nothing_is_written(
     ("content", "message"),
     [
         ("tag,low\nt,1\n", "limits: column 'high' is missing. Found: tag, low."),
-        ("tag,low,high\nt,cold,1\n", "limits: low is 'cold'. Expected a number, or nothing for no limit."),
+        (
+            "tag,low,high\nt,cold,1\n",
+            "limits: low is 'cold'. Expected a number, or an empty cell for no limit.",
+        ),
         ("tag,low,high\nt,,1\nt,0,2\n", "limits: t has two rows. Expected one."),
     ],
 )

@@ -135,7 +135,7 @@ def test_what_goes_round_is_an_angle_whatever_its_name(signed):
     values[-15:] = 90.0
     tables = tables_of({"vane": values})
     assert kind_of(tables, "vane")[0] == "angle"
-    assert "goes round" in kind_of(tables, "vane")[1]
+    assert "the shorter way round" in kind_of(tables, "vane")[1]
     rows = scored(tables, "vane").sort("time")
     assert rows["is_anomaly"][-1]
     assert not rows["is_anomaly"][:-15].any()
@@ -159,7 +159,7 @@ def test_a_kind_that_is_set_stands_before_what_the_readings_look_like():
 def test_few_values_that_are_set_to_vary_are_judged_by_their_distance():
     few = np.round(noise(DAY))
     assert kind_of(tables_of({"t": few}))[0] == "few values"
-    assert kind_of(tables_of({"t": few}, [("d", "t", "level")]))[0] == "varies about a level"
+    assert kind_of(tables_of({"t": few}, [("d", "t", "level")]))[0] == "varies around a level"
 
 
 def test_a_name_alone_makes_no_angle_of_values_that_never_pass_north():

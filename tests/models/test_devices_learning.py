@@ -188,7 +188,7 @@ def test_labelled_faults_are_no_normal_readings_of_the_backtest():
     plain, labelled = trained_on(values), trained_on(values, labels=labels)
     assert plain.headline["alarm_rate_at_0.001"] > 0.4
     assert labelled.headline["alarm_rate_at_0.001"] < 0.1
-    assert any("times what it promises" in note for note in plain.notes)
+    assert any("times the expected share" in note for note in plain.notes)
     assert not any("at alpha 0.001, " in note for note in labelled.notes)
 
 

@@ -305,7 +305,7 @@ def test_as_of_is_the_end_of_the_last_hour_that_is_over():
     for wrong in (date(2025, 12, 31), date(2026, 1, 2), START + timedelta(days=2), START - HOUR):
         with pytest.raises(ContractError, match="--as-of"):
             DEVICES.resolve_as_of(tables, wrong, after)
-    with pytest.raises(ContractError, match="there are none"):
+    with pytest.raises(ContractError, match="the table has no rows"):
         DEVICES.resolve_as_of(table_of(), None, after)
 
 

@@ -45,7 +45,7 @@ def test_a_remaining_life_and_a_warning_of_hindsight_are_found_and_a_worn_sensor
     reasons = leaks(rows, WORDS, 12, [100])
     assert set(reasons) == {"life", "warning"}
     assert reasons["life"] == "its rank correlation with the time to the next failure is 1.00"
-    assert reasons["warning"] == "alone it separates rows before a failure from others in 100.0% of pairs"
+    assert reasons["warning"] == "it alone separates rows before a failure from others in 100.0% of pairs"
 
 
 def test_a_flag_of_the_shorter_of_two_horizons_is_found(rows):
