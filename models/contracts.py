@@ -1,5 +1,6 @@
 """Raw rows -> typed rows that satisfy a contract, and rows that break it, each with the rule."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,10 @@ ROW, RULE, KNOWN = f"{MARK} row", f"{MARK} rule", f"{MARK} known"
 QUARANTINE = {"source": pl.String, "row_number": pl.Int64, "row": pl.String, "rule": pl.String}
 """The schema of bad rows: their source, the raw row as JSON, and the first rule that it breaks."""
 _NUMERIC_SHARE = 0.95
+_ROW_NUMBER, _FEW_ROWS = (
+    re.compile(r"#|(?i:no|nr|row|index|idx|id|row_?(no|nr|number|id)|__index_level_0__)\.?"),
+    3,
+)
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 UNKNOWN = ("", "na", "n/a", "#n/a", "nan", "null", "(null)", "none", "<na>", "\\n", "-", "--", ".", "#value!", "#div/0!",
     "#num!", "#ref!", "#name?", "bad", "bad input", "no data", "i/o timeout")  # fmt: skip
@@ -100,7 +105,7 @@ def accept(
     if covariates:
         source = raw
         raw = raw.with_columns(_as_numbers(raw[c]) for c in raw.columns if c not in (ROW, *required))
-        further = _numeric(raw, exclude=required)
+        further = [c for c in _numeric(raw, exclude=required) if not _is_row_number(raw, c)]
         texts = _texts(source.drop(ROW, *required, *further), words)
         raw = raw.with_columns(texts)
     names = (ROW, *required, *further, *(text.name for text in texts))
@@ -260,6 +265,18 @@ def _numeric(raw: pl.DataFrame, exclude: list[str]) -> list[str]:
             if numbers.count() >= _NUMERIC_SHARE * numbers.len():
                 names.append(column.name)
     return names
+
+
+def _is_row_number(raw: pl.DataFrame, column: str) -> bool:
+    """Whether a column, by its name and its values, counts the rows of the source.
+
+    >>> rows = pl.DataFrame({ROW: [1, 2, 3], "#": ["0", "1", "2"], "id": [1, 2, 4], "hours": [1, 2, 3]})
+    >>> [column for column in rows.columns if _is_row_number(rows, column)]
+    ['#']
+    """
+    if not _ROW_NUMBER.fullmatch(column) or raw.height < _FEW_ROWS:
+        return False
+    return (raw[column].cast(pl.Float64, strict=False) - raw[ROW]).n_unique() == 1
 
 
 def _as_numbers(values: pl.Series) -> pl.Series:

@@ -875,3 +875,15 @@ def test_a_unit_is_noted_and_another_one_in_the_next_file_is_refused(store, tmp_
         SourceError, match=rf"b\.csv: .* 'price' are in {re.escape(other.strip())}, those of a\.csv in"
     ):
         read(store, "history", str(tmp_path / "files"), SALES)
+
+
+@pytest.mark.parametrize("name", ["#", "No.", "__index_level_0__"])
+def test_a_column_that_counts_the_rows_is_ignored(store, tmp_path, name):
+    rows = sales().with_row_index(name)
+    result = read(store, "history", csv(tmp_path, rows), SALES)
+    assert result.ignored == (name,)
+    assert name not in table(store).columns
+    other = read(
+        store, "history", csv(tmp_path, rows.reverse().with_columns(units=pl.col("units") + 1)), SALES
+    )
+    assert other.ignored == ()
