@@ -83,10 +83,10 @@ class _Server:
         server, here = self.client.api_version(), prefect.__version__
         if _minor(server) < _minor(here):
             raise WrongError(
-                f"{self.values['PREFECT_API_URL']} is Prefect {server}, older than the client's {here}. Expected the same "
+                f"{self.values['PREFECT_API_URL']} runs Prefect {server}, older than the client's {here}. Expected the same "
                 "minor version or a newer one: upgrade the server first; see docs/upgrading.md."
             )
-        return f"{self.values['PREFECT_API_URL']} is Prefect {server}"
+        return f"{self.values['PREFECT_API_URL']} runs Prefect {server}"
 
     def password(self) -> str:
         url = self.values["PREFECT_API_URL"]

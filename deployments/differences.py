@@ -30,9 +30,9 @@ class Difference:
 
     def __str__(self) -> str:
         if self.file is None:
-            return f"{self.deployment}: {self.fact} is on the server only: {_short(self.server)}"
+            return f"{self.deployment}: {self.fact} is only on the server: {_short(self.server)}"
         if self.server is None:
-            return f"{self.deployment}: {self.fact} is in the file only: {_short(self.file)}"
+            return f"{self.deployment}: {self.fact} is only in the file: {_short(self.file)}"
         return f"{self.deployment}: {self.fact} is {_short(self.file)} in the file, {_short(self.server)} on the server"
 
 

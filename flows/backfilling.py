@@ -107,7 +107,7 @@ def as_ofs(scenario: Scenario, store: Store, first: Moment, last: Moment | None)
     if not 0 < count <= AT_MOST:
         raise ParameterError(
             f"From {first} to {until} there are {max(count, 0):,} times to score. Expected 1 to {AT_MOST:,}; the data "
-            "end at the last complete time."
+            "ends at the last complete time."
         )
     return [until - cadence * back for back in reversed(range(count))]
 

@@ -181,8 +181,8 @@ def _refuse_other_encodings(option: str, text: str) -> None:
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         written = os.fsencode(text).decode(errors="backslashreplace")
         raise EncodingError(
-            f"{option} {written}: not read as UTF-8. Expected a locale with UTF-8, and a name in it. Set PYTHONUTF8=1, or "
-            "give the file a name in UTF-8."
+            f"{option} {written}: these bytes cannot be decoded. Expected a UTF-8 locale and a name in UTF-8. Set "
+            "PYTHONUTF8=1, or rename the file."
         )
 
 

@@ -134,7 +134,7 @@ def _report(result: dict[str, Any]) -> None:
     create_table_artifact(rows, key="housekeeping", description="Results of housekeeping")
     descriptions = {
         "stuck_runs": "Runs that are stuck in Running",
-        "orphaned_container_groups": "Container groups whose run is over; they cost until they are deleted",
+        "orphaned_container_groups": "Container groups whose run is over; they cost money until they are deleted",
     }
     for name, description in descriptions.items():
         if result.get(name):

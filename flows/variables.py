@@ -38,7 +38,9 @@ def with_variables(function: Callable[P, R]) -> Callable[P, R]:
             try:
                 arguments = context.flow.validate_parameters(arguments | values)
             except ParameterTypeError as error:
-                raise ParameterError(f"A variable of the Prefect server has a wrong value. {error}") from None
+                raise ParameterError(
+                    f"A variable of the Prefect server has an invalid value. {error}"
+                ) from None
         return function(**arguments)  # type: ignore[call-arg]
 
     return with_values

@@ -315,7 +315,7 @@ def _refuse(table: Table, checked: Checked, max_bad_share: float, *, exists: boo
     advice = "".join(f"\n{text}" for text in texts)
     way = "leave --replace out, which removes stored rows" if whole else "allow more with --max-bad-share"
     raise ContractError(
-        f"{table.name}: {bad.height:,} of {checked.read:,} rows ({bad.height / checked.read:.1%}) break the contract, "
+        f"{table.name}: {bad.height:,} of {checked.read:,} rows ({bad.height / checked.read:.1%}) break the contract; "
         f"{max_bad_share:.1%} are allowed. Nothing was written.\nRules broken:\n{rules}\n"
         f"The first of each:\n{examples}{advice}\n"
         f"Correct the source, map columns with --column, or {way}."

@@ -63,7 +63,7 @@ def read_sql(uri: str, query: str | None, folder: Path) -> Source:
         frames = [_kept(rows, folder / f"{n}.parquet") for n, rows in enumerate(batches(url, statement))]
     except ModuleNotFoundError as error:
         raise SourceError(
-            f"{address}: the package '{error.name}' is missing. Install it beside Almanac (for SQL Server: "
+            f"{address}: the package '{error.name}' is missing. Install it next to Almanac (for SQL Server: "
             "pip install pyodbc, and Microsoft's ODBC driver)."
         ) from None
     except (sa.exc.SQLAlchemyError, _adbc_error(), OSError) as error:

@@ -67,7 +67,7 @@ def refused(command, *words) -> str:
             "text.csv",
             HEADER + "1,A,2024-01-01,many,1\n" * 2 + "1,A,2024-01-08,5,1\n",
             [
-                "ContractError: history: 2 of 3 rows (66.7%) break the contract, 5.0% are allowed. Nothing was written.",
+                "ContractError: history: 2 of 3 rows (66.7%) break the contract; 5.0% are allowed. Nothing was written.",
                 "units|number: 2",
                 'text.csv, row 1: units|number: {"sku":"1","store":"A","week":"2024-01-01","units":"many","price":"1"}',
                 "--max-bad-share",

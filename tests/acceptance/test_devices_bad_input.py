@@ -57,7 +57,7 @@ def written(store: Path) -> list[str]:
             HEADER + GOOD + "d,t,2026-03-02T00:01:00Z,high\n",
             [],
             [
-                "ContractError: readings: 1 of 11 rows (9.1%) break the contract, 5.0% are allowed.",
+                "ContractError: readings: 1 of 11 rows (9.1%) break the contract; 5.0% are allowed.",
                 "Nothing was written. Rules broken: value_not_a_number: 1",
                 'text.csv, row 11: value_not_a_number: {"device":"d","tag":"t",',
                 '"value":"high"}',

@@ -177,8 +177,8 @@ def test_what_differs_is_told_and_repaired(deployments, client, few, tmp_path):
     output = deployments("drift", "--prefect-file", file, **pool)
     assert output.status == 1
     words = " ".join(output.out.split())
-    assert f"housekeeping/daily-{tmp_path.name}: deployment is on the server only" in words
-    assert f"sales-forecast/weekly-{tmp_path.name}: schedule evening is on the server only" in words
+    assert f"housekeeping/daily-{tmp_path.name}: deployment is only on the server" in words
+    assert f"sales-forecast/weekly-{tmp_path.name}: schedule evening is only on the server" in words
     assert "schedule weekly is '0 7 * * 1' UTC on in the file, '0 6 * * 1' UTC on on the server" in words
     assert "3 differences" in words
 
