@@ -10,7 +10,7 @@ import polars as pl
 
 from models.sales import backtest, conformal, contest
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
-from models.sales.demand import to_log
+from models.sales.demand import to_log, whole_numbers
 from models.sales.model import CLUSTER, GROUPS, empty_keys, middle_of
 from models.sales.options import AUTO, Options
 from models.sales.panel import KEY
@@ -113,7 +113,7 @@ def forecasts_of_origin(
     """
     rest = only(rest, ~pl.col("week").is_in(rows["week"].unique().implode()))
     values = conformal.calibrated(log_quantiles(rows, options), rows, offsets(rest, options), GROUPS)
-    forecasts = in_units(rows, values, options)
+    forecasts = whole_numbers(in_units(rows, values, options), options.columns)
     model_rungs = [STATISTICAL, BLEND, POOLED, NO_PLAN, *contest.MEMBERS, *contest.PLANNED]
     answers = forecasts.filter(~pl.col("rung").is_in(model_rungs))
     if not has_plan:

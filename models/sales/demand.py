@@ -1,6 +1,9 @@
 """A key's usual sales, its sales relative to them, and its kind of demand."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import polars as pl
 
 from models.sales.panel import OFFSET, mean
 from models.sales.seasons import YEAR
@@ -33,6 +36,14 @@ def to_log(units: np.ndarray, level: np.ndarray) -> np.ndarray:
 def from_log(values: np.ndarray, level: np.ndarray) -> np.ndarray:
     """The inverse of `to_log`, never negative."""
     return np.maximum((np.exp(values) - OFFSET) * level, 0.0)
+
+
+def whole_numbers(rows: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """`rows` with the quantiles `columns` as whole numbers where `whole` says that the key is slow or new and sells such.
+
+    Most weeks of a slow key are 0, 1 or 2: a quantile of 0.3 says that zero is rarer than it is.
+    """
+    return rows.with_columns(pl.when("whole").then(pl.col(c).round()).otherwise(c).alias(c) for c in columns)
 
 
 def last_known(units: np.ndarray) -> np.ndarray:

@@ -17,9 +17,9 @@ ENOUGH_WEEKS = 8
 
 @dataclass(frozen=True)
 class Rows:
-    """Forecast rows: `frame` identifies them (sku, store, origin, week, step, units, level, kind, planned, enough,
+    """Forecast rows: `frame` identifies them (sku, store, origin, week, step, units, level, kind, whole, planned, enough,
     naive (zero if nothing is known), seasonal_naive, last_year (NaN if unknown)); `values` holds their
-    features, float32 of shape (rows, features)."""
+    features, float32 of shape (rows, features). `whole`: the key is slow or new and sells whole numbers."""
 
     frame: pl.DataFrame
     values: np.ndarray
@@ -57,6 +57,9 @@ def _about_origin(view: View, origin: int, fixed: Mapping[str, np.ndarray]) -> p
     """Keys with origin, level, `enough` (history for the pooled model), naive, and kind apart from promotions."""
     units = view.panel.units[: origin + 1]
     weeks_of_year = np.isfinite(units[-YEAR:]).sum(axis=0)
+    kinds = kinds_of_keys(fixed["weeks_known"], fixed["zeros"])
+    year = units[-YEAR:]
+    is_whole = (~np.isfinite(year) | (year == np.round(year))).all(axis=0)
     is_recent = np.isfinite(units[-LEVEL_WEEKS:]).any(axis=0)
     enough = (weeks_of_year >= ENOUGH_WEEKS) & is_recent & np.isfinite(fixed["_level"])
     return view.panel.keys.with_columns(
@@ -64,7 +67,8 @@ def _about_origin(view: View, origin: int, fixed: Mapping[str, np.ndarray]) -> p
         pl.Series("level", fixed["_level"]),
         pl.Series("enough", enough),
         pl.Series("naive", last_known(units)),
-        pl.Series("kind", kinds_of_keys(fixed["weeks_known"], fixed["zeros"])),
+        pl.Series("kind", kinds),
+        pl.Series("whole", is_whole & (kinds != "regular")),
     )
 
 

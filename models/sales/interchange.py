@@ -86,11 +86,11 @@ def estimate(model: Model, rows: pl.DataFrame) -> pl.DataFrame:
     """`rows` with `rung` and calibrated quantiles in units, from the pooled models alone.
 
     Columns of `rows`: `planned`, `kind`, `step`, `level`, and the features as `f:<name>`, as in the parts of a
-    training; a feature that is absent is unknown. Quantiles are null if the bundle has no pooled model.
+    training; a feature that is absent is unknown. Quantiles are not rounded, and null if the bundle has no pooled model.
     """
     names = [name.removeprefix(FEATURE) for name in rows.columns if name.startswith(FEATURE)]
     values = np.ascontiguousarray(rows.select(pl.col(FEATURE + n).cast(pl.Float32) for n in names).to_numpy())
-    about = rows.select(pl.exclude(f"^{FEATURE}.*$"))
+    about = rows.select(pl.exclude(f"^{FEATURE}.*$", "whole"))
     return replace(model, unplanned=contest.nothing(), planned=contest.nothing()).forecast(
         about, values, names, None, threads=0
     )

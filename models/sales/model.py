@@ -9,7 +9,7 @@ import polars as pl
 
 from models.sales import categories, conformal, contest, pooled
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
-from models.sales.demand import from_log, to_log
+from models.sales.demand import from_log, to_log, whole_numbers
 from models.sales.options import quantile_column
 from models.sales.panel import KEY
 from models.scenario import File
@@ -114,7 +114,8 @@ class Model:
         units = from_log(conformal.calibrated(raw, rows, self.offsets, GROUPS), level)
         quantiles = [pl.Series(name, units[:, i], nan_to_null=True) for i, name in enumerate(self.columns)]
         is_finite = pl.Series(np.isfinite(units).all(axis=1))
-        return rows.with_columns(pl.when(is_finite).then("rung").alias("rung"), *quantiles).drop("steps")
+        rows = rows.with_columns(pl.when(is_finite).then("rung").alias("rung"), *quantiles).drop("steps")
+        return whole_numbers(rows, self.columns) if "whole" in rows.columns else rows
 
     def _with_own(
         self, rows: pl.DataFrame, raw: np.ndarray, own: pl.DataFrame, level: np.ndarray
@@ -161,7 +162,7 @@ class Model:
         return rows, raw
 
     def recalibrated(self, rows: pl.DataFrame, level: str) -> pl.DataFrame:
-        """`rows` of another estimator, with rung, kind, step and quantiles in units, calibrated.
+        """`rows` of another estimator, with rung, kind, whole, step and quantiles in units, calibrated.
 
         The column `level` holds the units to which the log scale is relative; if it is not positive,
         the quantiles stay the same.
@@ -172,7 +173,8 @@ class Model:
         raw = to_log(values, np.where(scale > 0, scale, 1.0))
         logs = conformal.calibrated(raw, rows.with_columns(steps(self.horizon)), self.offsets, GROUPS)
         units = np.where(scale > 0, from_log(logs, scale), values)
-        return rows.with_columns(pl.Series(name, units[:, i]) for i, name in enumerate(columns))
+        rows = rows.with_columns(pl.Series(name, units[:, i]) for i, name in enumerate(columns))
+        return whole_numbers(rows, columns)
 
 
 def load(files: Mapping[str, Any]) -> Model:

@@ -171,7 +171,7 @@ def _ladder_rows(
     Profiles of SKUs are complete, because a shard holds all stores of its SKUs; profiles of stores cover only the
     shard.
     """
-    about = short.select("sku", "store", "origin", "week", "step", "units", *NAIVES, "last_year", "kind")
+    about = short.select(*KEY, "origin", "week", "step", "units", *NAIVES, "last_year", "kind", "whole")
     parts = []
     for (origin,), part in about.group_by("origin", maintain_order=True):
         assert isinstance(origin, date)

@@ -15,7 +15,7 @@ from models.sales.preparation import FEATURE
 
 SHORT, TEXT = pl.col(KEY).cast(pl.Categorical), pl.col(KEY).cast(pl.String)
 """Keys as categories, while forecasts are compared, and as text."""
-ABOUT = ("sku", "store", "origin", "week", "step", "units", "level", "kind", *backtest.NAIVES, "last_year")
+ABOUT = (*KEY, "origin", "week", "step", "units", "level", "kind", "whole", *backtest.NAIVES, "last_year")
 
 
 def of_origins(

@@ -40,7 +40,7 @@ def score(
     own = own_rows(model, panel, unique_keys, context, options)
     selection = panel.of(pl.struct(KEY).is_in(unique_keys.select(pl.struct(KEY).implode()).to_series()))
     forecasts = _fitted_rows(model, selection, own, context, store_attributes(tables), options)
-    kinds = forecasts.select(*KEY, "week", "kind")
+    kinds = forecasts.select(*KEY, "week", "kind", "whole")
     forecasts = assortment.without_ended(forecasts.drop_nulls("rung"), tables, options.columns)
     rest = unique_keys.join(forecasts.select(KEY).unique(), on=KEY, how="anti")
     answers = _ladder_rows(rest, tables, context, as_of, options)

@@ -24,8 +24,9 @@ from models.sales import (
 from models.sales.model import steps
 from models.sales.options import Options
 from models.sales.panel import KEY, panel_of, plausible
-from models.sales.simulation import simulate
+from models.sales.simulation import Shares, simulate
 from models.scenario import FitResult, Scores
+from tests.quantiles import attained_level
 
 HORIZON = 6
 OPTIONS = {
@@ -132,6 +133,27 @@ def test_a_horizon_of_more_than_a_quarter_has_origins_a_quarter_apart_judged_as_
     ]
     whole = training.metrics.filter(slice="all", metric="rows")["value"].item()
     assert whole == training.backtest.filter(pl.col("origin") == simulated.as_of - timedelta(weeks=26)).height
+
+
+def test_quantiles_of_slow_keys_are_whole_numbers_that_are_met_as_often_as_they_say():
+    """Except for those of an SKU that is sold by weight."""
+    slow = simulate(12, 8, 84, seed=3, horizon=HORIZON, shares=Shares(slow_skus=0.9))
+    by_weight = pl.when(sku="sku00001").then(pl.col("units") * 0.37).otherwise("units").alias("units")
+    tables = tables_of(replace(slow, history=slow.history.with_columns(by_weight)))
+    result, _ = trained_on(tables, slow.as_of)
+    backtest = result.backtest.filter(kind="intermittent")
+    scores = scored(SALES.load(result.files), tables, slow.as_of)
+    forecasts = scores.rows.join(backtest.select(KEY).unique(), on=KEY)
+    for rows in (backtest, forecasts):
+        values = rows.filter(pl.col("sku") != "sku00001").select(QUANTILES).to_numpy()
+        assert len(values) > 300
+        assert (values == np.round(values)).all()
+        values = rows.filter(sku="sku00001").select(QUANTILES).to_numpy()
+        assert (values != np.round(values)).any()
+    counts = backtest.filter(pl.col("sku") != "sku00001")
+    for name, level in zip(QUANTILES, (0.05, 0.25, 0.5, 0.75, 0.95), strict=True):
+        attained = counts.select(attained_level(pl.col("units"), pl.col(name), level)).item()
+        assert attained == pytest.approx(level, abs=0.02), name
 
 
 def test_errors_of_the_weeks_that_are_judged_do_not_choose_or_calibrate(trained, tables, simulated):
