@@ -24,7 +24,7 @@ from tasks.registry import ledger
 from tasks.scoring.publishing import Publication
 from tasks.storage.store import Store
 from tests import steps
-from tests.acceptance.test_guarantees import CASES
+from tests.acceptance.test_guarantees import CASES, Ready, published, same
 from tests.breaking_proxy import proxy_to
 from tests.conftest import ROOT, wait_until
 from tests.toy import TOY, values
@@ -46,7 +46,10 @@ def blob(azurite: SimpleNamespace, dask_cluster: Any) -> Iterator[SimpleNamespac
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_scenario_runs_with_store_and_source_in_blob_and_a_repeat_changes_nothing(blob, command, name):
+def test_a_scenario_runs_in_blob_as_on_this_machine_and_a_repeat_changes_nothing(
+    blob, command, made_once, name
+):
+    on_this_machine = published(name, command, made_once)
     case, store = CASES[name], Store(blob.container() + "/store")
     sources = Store(blob.container())
     words = []
@@ -62,6 +65,7 @@ def test_a_scenario_runs_with_store_and_source_in_blob_and_a_repeat_changes_noth
     run("ingest", *words, "--shards", "2")
     run("train", *case.training)
     first = run(case.score, *case.newest)
+    same(Ready(case, store, first["as_of"], ()), on_this_machine)
     table = f"{name}/{case.scenario.published_table({}).name}"
     rows = store.scan(table).collect()
     assert first["requested"] == first["scored"] + first["fallback"] + first["skipped"] + first["failed"]

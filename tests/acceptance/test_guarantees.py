@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -26,7 +27,7 @@ from models.scenario import DerivesTables, Scenario
 from tasks.registry import ledger
 from tasks.storage.store import Store
 from tests import fleet, steps
-from tests.conftest import ROOT, wait_until
+from tests.conftest import ROOT, MadeOnce, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -81,7 +82,7 @@ class Case:
     training: Sequence[str] = ()
     newest: Sequence[str] = ()
     """Words without which more than the newest moment is scored."""
-    shards: int = 3
+    shards: int = 2
 
 
 CASES = {
@@ -185,16 +186,26 @@ def run(command) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="module", params=CASES)
-def ready(request, run, tmp_path_factory) -> Ready:
-    case, folder = CASES[request.param], tmp_path_factory.mktemp(request.param)
-    early, late = case.data()
-    where = ["--store", str(folder / "store")]
-    words = [*fleet.sources(folder / "early", early), "--shards", str(case.shards)]
-    run(request.param, "ingest", *words, *where)
-    run(request.param, "train", *case.training, *where)
-    store = Store(str(folder / "store"))
-    as_of = run(request.param, case.score, *case.newest, *where)["as_of"]
-    return Ready(case, store, as_of, tuple(fleet.sources(folder / "late", late)))
+def ready(request, command, made_once) -> Ready:
+    return published(request.param, command, made_once)
+
+
+def published(name: str, command: Callable[..., SimpleNamespace], made_once: MadeOnce) -> Ready:
+    """The store of a case on this machine after its first run, which all processes of the tests share."""
+    case = CASES[name]
+
+    def make(folder: Path) -> None:
+        early, late = case.data()
+        fleet.sources(folder / "late", late)
+        words = [*fleet.sources(folder / "early", early), "--shards", str(case.shards)]
+        for stage in (["ingest", *words], ["train", *case.training], [case.score, *case.newest]):
+            output = command(name, *stage, "--store", folder / "store", "--json")
+            assert output.status == 0, output.err
+        (folder / "as_of").write_text(output.json["as_of"])
+
+    folder = made_once(f"published-{name}", make)
+    late = [word for path in (folder / "late").iterdir() for word in (f"--{path.stem}", str(path))]
+    return Ready(case, Store(str(folder / "store")), (folder / "as_of").read_text(), tuple(late))
 
 
 def started(ready: Ready, **environment: str) -> subprocess.Popen[str]:

@@ -30,11 +30,3 @@ def test_quantiles_are_finite_and_never_negative_and_never_cross(sales_store):
     values = forecasts(sales_store.uri).select(QUANTILES).to_numpy()
     assert (values >= 0).all()
     assert (values[:, 1:] >= values[:, :-1]).all()
-
-
-def test_the_same_inputs_in_another_store_give_the_same_rows(sales_store, command, tmp_path):
-    sources = sales_store.sources
-    files = ("--source", sources["history"], "--plan", sources["plan"], "--stores", sources["stores"])
-    output = command("sales", "run", *files, "--shards", "2", "--store", str(tmp_path), "--json")
-    assert output.status == 0, output.err
-    assert forecasts(str(tmp_path)).drop("run_id").equals(forecasts(sales_store.uri).drop("run_id"))
