@@ -57,17 +57,9 @@ def scan(path: str, part: str | None = None) -> Iterator[tuple[str, pl.LazyFrame
         return
     head = beginning(path)
     if head.startswith((ZIP, _OLD_EXCEL)):
-        content = bytes_of(path)
-        if head.startswith(_OLD_EXCEL) and _ENCRYPTED in content:
-            raise DialectError(
-                "this Excel file needs a password. Expected one without. Save it without a password."
-            )
-        if head.startswith(_OLD_EXCEL) or "xl/workbook.xml" in _zip(content).namelist():
-            yield "", *plain_numbers(rows_of_excel(content, part))
-            return
-        yield from _members(content, part)
-        return
-    yield "", *_table(path, head)
+        yield from _packed(bytes_of(path), part)
+    else:
+        yield "", *_table(path, head)
 
 
 def dialect_in_words(path: str) -> str:
@@ -125,6 +117,19 @@ def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Notation | N
     return rows_of_csv(source, text, packed=text is not head)
 
 
+def _packed(content: bytes, part: str | None) -> Iterator[tuple[str, pl.LazyFrame, Notation | None]]:
+    """The tables in the content of a zip or an Excel file, as `scan` yields them."""
+    is_old = content.startswith(_OLD_EXCEL)
+    if is_old and _ENCRYPTED in content:
+        raise DialectError(
+            "this Excel file needs a password. Expected one without. Save it without a password."
+        )
+    if is_old or "xl/workbook.xml" in _zip(content).namelist():
+        yield "", *plain_numbers(rows_of_excel(content, part))
+    else:
+        yield from _members(content, part)
+
+
 def _members(content: bytes, part: str | None) -> Iterator[tuple[str, pl.LazyFrame, Notation | None]]:
     """The tables in a zip by name, as `scan` yields them, without members that are not tables by their names."""
     archive = _zip(content)
@@ -140,8 +145,9 @@ def _members(content: bytes, part: str | None) -> Iterator[tuple[str, pl.LazyFra
         member = archive.read(name)
         if not member:
             raise pl.exceptions.NoDataError(name)
-        if member.startswith(ZIP):
-            yield f"/{name}", *plain_numbers(rows_of_excel(member))
+        if member.startswith((ZIP, _OLD_EXCEL)):
+            for below, rows, notation in _packed(member, None):
+                yield f"/{name}{below}", rows, notation
         else:
             yield f"/{name}", *_table(member, member[:HEAD])
 

@@ -422,6 +422,18 @@ def test_a_binary_file_is_named_and_not_printed(tmp_path):
     assert str(caught.value).isprintable()
 
 
+def test_a_zip_in_a_zip_is_read_and_a_table_in_it_is_named(tmp_path):
+    inner = io.BytesIO()
+    for content, name, member in (
+        (inner, "a.csv", "sku,units\nA,1\n"),
+        (tmp_path / "a.zip", "month.zip", None),
+    ):
+        with zipfile.ZipFile(content, "w") as archive:
+            archive.writestr(name, inner.getvalue() if member is None else member)
+    (source,) = read(str(tmp_path / "a.zip"))
+    assert (source.name, source.rows().rows()) == ("a.zip/month.zip/a.csv", [("A", "1")])
+
+
 def test_a_zip_without_tables_and_a_damaged_one_are_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("readme.md", "no table")
