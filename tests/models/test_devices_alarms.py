@@ -433,6 +433,6 @@ def test_what_happened_is_said_for_every_cause():
     causes = ["value", "jump", "level", "spread", "flat", "missing", "joint"]
     rows = anomalies(*((i, {"cause": cause, "value": 12.3456}) for i, cause in enumerate(causes)))
     sentences = rows.select(what_happened())["what"]
-    assert sentences[0] == "12.35 where -1.0 to 1.0 is normal"
+    assert sentences[0] == "12.35, but -1.0 to 1.0 is normal"
     assert sentences.n_unique() == len(causes)
     assert (sentences.str.len_chars() > 8).all()

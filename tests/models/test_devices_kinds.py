@@ -190,7 +190,7 @@ def test_words_are_states_and_a_new_or_lasting_one_is_told_by_its_name():
     rows = scored(tables, "mode").sort("time")
     assert rows["is_anomaly"].to_list()[:55] == [False] * 40 + [True] * 15
     last = rows.with_columns(what_happened()).filter("is_anomaly")["what"][-1]
-    assert last == "in the state fault, which is rare or new for it"
+    assert last == "in the state fault, which is rare or new for this sensor"
 
 
 def test_an_interval_of_words_has_the_last_one_of_them():
