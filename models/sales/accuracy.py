@@ -100,8 +100,8 @@ def _coverage_by_step(steps: pl.DataFrame) -> Chart:
     for i, (name, label) in enumerate(_coverages(steps).items()):
         colour, nominal = colours[i % 3], int(name.removeprefix("coverage_")) / 100
         data.append(line(f"{label} band", x, steps[name].to_list(), colour))
-        promised = line(f"promised {label}", x, [nominal] * len(x), colour, "2px,3px")
-        data.append(promised | {"showlegend": False, "hoverinfo": "skip"})
+        promise = line(f"promised {label}", x, [nominal] * len(x), colour, "2px,3px")
+        data.append(promise | {"showlegend": False, "hoverinfo": "skip"})
     layout = _steps_axis(zero=False)
     layout["yaxis"] = {"range": [0, 1.02], "tickformat": ".0%"}
     return chart(

@@ -65,18 +65,18 @@ def of_history(tables: Frames, as_of: date) -> pl.DataFrame:
         words = past.select(*KEY, category(column).alias("category"))
         count = words.group_by("category").len("weeks").sort(pl.col("weeks"), "category", descending=True)
         differ = words.group_by(KEY).agg(pl.col("category").n_unique() > 1).select(pl.col("category").mean())
-        counts, varying = pl.collect_all([count, differ], engine="streaming")
-        use = _use(counts, varying.item() or 0.0)
+        counts, varying_share = pl.collect_all([count, differ], engine="streaming")
+        use = _use(counts, varying_share.item() or 0.0)
         name = pl.format("{}{}{}", pl.lit(column), pl.lit(BETWEEN), "category")
         rows = counts.select(pl.lit(column).alias("column"), "category", name.alias("name"), use)
         every.append(rows.drop_nulls("category"))
     return pl.concat(every)
 
 
-def _use(counts: pl.DataFrame, varying: float) -> pl.Expr:
+def _use(counts: pl.DataFrame, varying_share: float) -> pl.Expr:
     """`use` of the categories of a column, sorted with the most frequent one (possibly "no category") first."""
     usual = int(counts.filter((pl.int_range(pl.len()) == 0) | pl.col("category").is_null())["weeks"].sum())
-    if varying < VARYING_SHARE:
+    if varying_share < VARYING_SHARE:
         return pl.lit(CONSTANT).alias("use")
     if usual < USUAL_SHARE * int(counts["weeks"].sum()):
         return pl.lit(VARIED).alias("use")

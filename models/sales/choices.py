@@ -24,13 +24,13 @@ All keys share the season of an origin, so that a few origins say less about the
 
 def of_errors(raw: pl.DataFrame, has_plan: bool, options: Options) -> dict[str, Any]:
     """The fields of the model that depend on the errors at all origins: calibration, and which rung forecasts what."""
-    blended = has_plan and _blended(raw, options)
+    is_blended = has_plan and _blended(raw, options)
     return {
         "offsets": offsets(raw, options),
-        "own_keys": (_own_keys(raw, blended, options) if has_plan else empty_keys()).with_columns(TEXT),
-        "blended": blended,
+        "own_keys": (_own_keys(raw, is_blended, options) if has_plan else empty_keys()).with_columns(TEXT),
+        "blended": is_blended,
         "unplanned": contest.nothing() if has_plan else _unplanned(raw, options),
-        "planned": _planned(raw, blended, options) if has_plan else contest.nothing(),
+        "planned": _planned(raw, is_blended, options) if has_plan else contest.nothing(),
     }
 
 
@@ -42,11 +42,11 @@ def _unplanned(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
     return contest.always({POOLED: NO_PLAN, STATISTICAL: STATISTICAL}.get(options.estimator, contest.DEFAULT))
 
 
-def _planned(raw: pl.DataFrame, blended: bool, options: Options) -> pl.DataFrame:
+def _planned(raw: pl.DataFrame, is_blended: bool, options: Options) -> pl.DataFrame:
     """Which candidate replaces the models in planned weeks, by kind of demand; see `contest`."""
     if options.estimator != AUTO:
         return contest.nothing()
-    usual = BLEND if blended else POOLED
+    usual = BLEND if is_blended else POOLED
     return contest.better_than(raw, usual, contest.PLANNED, options.quantiles)
 
 
@@ -61,12 +61,12 @@ def _blended(raw: pl.DataFrame, options: Options) -> bool:
     return backtest.loss(both, options) < backtest.loss(alone, options)
 
 
-def _own_keys(raw: pl.DataFrame, blended: bool, options: Options) -> pl.DataFrame:
+def _own_keys(raw: pl.DataFrame, is_blended: bool, options: Options) -> pl.DataFrame:
     """Keys whose SKU's own model did better than their alternative, at the origins of `raw`."""
     own = _by_rung(raw, STATISTICAL, options)
     if own.is_empty() or options.estimator != AUTO:
         return empty_keys()
-    others = _by_rung(raw, BLEND if blended else POOLED, options)
+    others = _by_rung(raw, BLEND if is_blended else POOLED, options)
     keys = contest.better_keys(others, own, options.quantiles) if others.height else empty_keys()
     return keys.select(KEY)
 
@@ -119,13 +119,13 @@ def forecasts_of_origin(
     if not has_plan:
         choice = forecasts.join(_unplanned(rest, options), on=["kind", "rung"], how="semi")
         return pl.concat([choice, answers])
-    blended = _blended(rest, options)
+    is_blended = _blended(rest, options)
     keys = forecasts.select(KEY).unique()
-    keys = keys if options.estimator == STATISTICAL else _own_keys(rest, blended, options)
+    keys = keys if options.estimator == STATISTICAL else _own_keys(rest, is_blended, options)
     own_keys = keys.cast(forecasts.select(KEY).schema).with_columns(pl.lit(STATISTICAL).alias("rung"))
-    rungs = [BLEND] * blended + [POOLED, NO_PLAN]
+    rungs = [BLEND] * is_blended + [POOLED, NO_PLAN]
     parts = [
-        forecasts.join(_planned(rest, blended, options), on=["kind", "rung"], how="semi"),
+        forecasts.join(_planned(rest, is_blended, options), on=["kind", "rung"], how="semi"),
         forecasts.join(own_keys, on=[*KEY, "rung"], how="semi"),
         *[forecasts.filter(rung=rung) for rung in rungs],
         answers,

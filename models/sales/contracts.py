@@ -97,14 +97,12 @@ class Weekly(Table):
 
         Text is neither a price nor a share of a week in stock.
         """
-        accepted = super().accept(raw, options)
-        no_numbers = [c for c in NUMBERS if accepted.good.schema.get(c) == pl.String]
-        accepted = replace(
-            accepted, good=accepted.good.drop(no_numbers), ignored=(*accepted.ignored, *no_numbers)
-        )
+        result = super().accept(raw, options)
+        no_numbers = [c for c in NUMBERS if result.good.schema.get(c) == pl.String]
+        result = replace(result, good=result.good.drop(no_numbers), ignored=(*result.ignored, *no_numbers))
         if not options.get("week_ending"):
-            return accepted
-        return replace(accepted, good=accepted.good.with_columns(pl.col("week") - timedelta(days=6)))
+            return result
+        return replace(result, good=result.good.with_columns(pl.col("week") - timedelta(days=6)))
 
     def check(self, frame: pl.DataFrame, stored_tables: Frames) -> None:
         """Raise `ContractError` if weeks start on different weekdays across all tables, or `in_stock` is not a share."""
@@ -149,8 +147,8 @@ class Sold(Weekly):
                 .otherwise(pl.col("units").cast(pl.String))
                 .alias("units")
             )
-        accepted = super(Sold, replace(self, schema=WithReturns)).accept(raw, options)
-        return replace(accepted, good=accepted.good.with_columns(pl.col("units").clip(lower_bound=0.0)))
+        result = super(Sold, replace(self, schema=WithReturns)).accept(raw, options)
+        return replace(result, good=result.good.with_columns(pl.col("units").clip(lower_bound=0.0)))
 
 
 @dataclass(frozen=True)

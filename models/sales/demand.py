@@ -15,13 +15,13 @@ INTERMITTENT_SHARE = 1 / 1.32
 KINDS = ("regular", "promoted", "intermittent", "new")
 
 
-def level_of(units: np.ndarray, promoted: np.ndarray) -> np.ndarray:
+def level_of(units: np.ndarray, is_promoted: np.ndarray) -> np.ndarray:
     """Usual units of a key in a week without promotion: positive, or NaN if it sold nothing.
 
     The mean of the weeks without promotion among the last `LEVEL_WEEKS`; if fewer than four are
     known, of the last year; if there are none in it, or all are zero, of all weeks of the last year.
     """
-    regular = np.where(promoted == 1, np.nan, units)
+    regular = np.where(is_promoted == 1, np.nan, units)
     recent = regular[-LEVEL_WEEKS:]
     level = np.where(np.isfinite(recent).sum(axis=0) >= 4, mean(recent), mean(regular[-YEAR:]))
     level = np.where(level > 0, level, mean(units[-YEAR:]))

@@ -35,9 +35,9 @@ def fit(
     if train is None:
         return {}
     names = feature_names(train, covariates, options)
-    unplanned = [name for name in names if not features.needs_plan(name, covariates)]
+    without_plan = [name for name in names if not features.needs_plan(name, covariates)]
     by_rung = {}
-    for rung, selection in ((POOLED, names), (NO_PLAN, unplanned)):
+    for rung, selection in ((POOLED, names), (NO_PLAN, without_plan)):
         rows = train.filter("planned") if rung == POOLED else train
         if rung in rungs and height(rows) >= LEAST_ROWS:
             by_rung[rung] = pooled.fit(*_inputs(rows, selection), selection, flags, options)

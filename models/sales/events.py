@@ -87,18 +87,18 @@ def holidays(calendars: Sequence[str], first: date, last: date) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Events:
-    """The events near the weeks of a `panel` of SKUs, and which of its weeks are `promoted`.
+    """The events near the weeks of a `panel` of SKUs, and in which of its weeks a SKU `is_promoted`.
 
     `days` counts the days from the first day of a week to an event near it, NaN if it is not near: (weeks, events).
     The weeks are those of the panel and of the `LONGEST` horizon after it.
     """
 
     panel: Panel
-    promoted: np.ndarray
+    is_promoted: np.ndarray
     days: np.ndarray
 
     @classmethod
-    def of(cls, frame: pl.DataFrame, panel: Panel, promoted: np.ndarray) -> "Events":
+    def of(cls, frame: pl.DataFrame, panel: Panel, is_promoted: np.ndarray) -> "Events":
         """The events of a frame of `events`; of an event's dates, the one nearest to the middle of a week counts."""
         first = panel.first_week.toordinal() + 7 * np.arange(panel.weeks + LONGEST)
         columns = []
@@ -106,7 +106,7 @@ class Events:
             days = np.array([day.toordinal() for day in dates]) - first[:, None]
             nearest = np.take_along_axis(days, np.abs(days - 3).argmin(axis=1)[:, None], axis=1)[:, 0]
             columns.append(np.where((nearest >= -AFTER) & (nearest <= BEFORE), nearest, np.nan))
-        return cls(panel, promoted, np.stack(columns, axis=1))
+        return cls(panel, is_promoted, np.stack(columns, axis=1))
 
     def effects(self, ratios: np.ndarray, targets: Sequence[int]) -> np.ndarray:
         """Effects of the events near weeks `targets`, in logarithms of units: (targets, SKUs); zero if none is near.
@@ -134,7 +134,7 @@ class Events:
 
         NaN in weeks far from events, in promoted weeks, and if too little is known.
         """
-        units = np.where(self.promoted[: origin + 1] == 1, np.nan, self.panel.units[: origin + 1])
+        units = np.where(self.is_promoted[: origin + 1] == 1, np.nan, self.panel.units[: origin + 1])
         days = self.days[: origin + 1]
         inside = np.any((days >= 0) & (days < 7), axis=1, keepdims=True)
         usual = np.where(inside, np.nan, units)
@@ -165,10 +165,10 @@ class EventsOfKeys:
     ) -> "EventsOfKeys | None":
         """Those of `context["events"]`; None if there are none. `of_all`: the panel of SKUs, promoted weeks, `of_key`."""
         frame = context.get("events", NONE)
-        sku, promoted, of_key = of_all
+        sku, is_promoted, of_key = of_all
         every, parts = frame.filter(pl.col("store").is_null()), []
         if every.height:
-            parts.append((Events.of(every, sku, promoted), of_key))
+            parts.append((Events.of(every, sku, is_promoted), of_key))
         stores = panel.keys["store"].to_numpy()
         for (store,), days in frame.drop_nulls("store").group_by("store", maintain_order=True):
             if (stores == store).any():

@@ -154,13 +154,13 @@ def explain(
         inputs.frame.filter(enough), values, inputs.names, own, options.scoring_threads
     )
     logs = _contributions(model, panel, own, context, forecasts, values, inputs.names, middle, options)
-    explained = _in_units(forecasts, logs, middle)
+    contributions = _in_units(forecasts, logs, middle)
     columns = {name: values[:, at] for at, name in enumerate(inputs.names)}
     reasons = [_reasons(one, {n: v[i] for n, v in columns.items()}, model) for i, one in enumerate(logs)]
-    explained = explained.with_columns(pl.Series("reasons", reasons, dtype=pl.String))
+    contributions = contributions.with_columns(pl.Series("reasons", reasons, dtype=pl.String))
     medians = rows.select(*KEY, "week", "rung", median=middle)
     lines = medians.join(
-        explained.filter(pl.col("rung").is_in(list(_MEMBERS))).drop("rung", "median"),
+        contributions.filter(pl.col("rung").is_in(list(_MEMBERS))).drop("rung", "median"),
         on=[*KEY, "week"],
         how="left",
     )
@@ -220,8 +220,8 @@ def _contributions(
         total += np.where(weight[:, None] > 0, parts, 0.0) * weight[:, None]
         count += weight
     logs = total / np.where(count > 0, count, 1.0)[:, None]
-    reached = to_log(forecasts[middle].to_numpy(), level) - _USUAL
-    logs[:, -1] = reached - logs[:, :-1].sum(axis=1)
+    whole = to_log(forecasts[middle].to_numpy(), level) - _USUAL
+    logs[:, -1] = whole - logs[:, :-1].sum(axis=1)
     return logs
 
 
@@ -232,8 +232,8 @@ def _trust(
 
     A naive forecast is as wide as the models of its row together, so that it has the mean of their weights.
     """
-    on, missing = [*KEY, "week"], np.full((forecasts.height, len(model.columns)), np.nan)
-    by_member = {POOLED: missing, NO_PLAN: missing, STATISTICAL: missing}
+    on, nans = [*KEY, "week"], np.full((forecasts.height, len(model.columns)), np.nan)
+    by_member = {POOLED: nans, NO_PLAN: nans, STATISTICAL: nans}
     if own is not None:
         rows = forecasts.join(
             own.select(*on, *model.columns), on=on, how="left", maintain_order="left", suffix="_own"

@@ -30,8 +30,8 @@ def deviation(values: np.ndarray) -> np.ndarray:
 
 def _recent(panel: Panel, promotions: Promotions, origin: int, level: np.ndarray) -> dict[str, np.ndarray]:
     """Recent sales relative to the level, of keys or of SKUs."""
-    units, promoted = panel.units[: origin + 1], promotions.promoted[: origin + 1]
-    regular = np.where(promoted == 1, np.nan, units)
+    units, is_promoted = panel.units[: origin + 1], promotions.is_promoted[: origin + 1]
+    regular = np.where(is_promoted == 1, np.nan, units)
     features = {f"regular_{n}": to_log(mean(regular[-n:]), level) for n in (1, 2, 4, 8, 13, YEAR)}
     features |= {f"all_{n}": to_log(mean(units[-n:]), level) for n in (1, 4, 13, LEVEL_WEEKS)}
     return features
@@ -46,7 +46,7 @@ def _last_year(
         empty = np.full(level.shape, np.nan)
         return {"year_ago": empty, "season": empty}
     first, stop = max(0, at - 13), min(at + 14, origin + 1)
-    regular = np.where(promotions.promoted[first:stop] == 1, np.nan, panel.units[first:stop])
+    regular = np.where(promotions.is_promoted[first:stop] == 1, np.nan, panel.units[first:stop])
     around = mean(regular)
     around = np.where(around > 0, around, np.nan)
     return {
@@ -73,11 +73,11 @@ def _effects_of(
 ) -> dict[str, np.ndarray]:
     past = slice(max(0, origin + 1 - 2 * YEAR), origin + 1)
     relative = to_log(panel.units[past], level)
-    promoted = {f"effect_{name}": values[past] >= FLAGGED for name, values in promotions.flags.items()}
+    marks = {f"effect_{name}": values[past] >= FLAGGED for name, values in promotions.flags.items()}
     if promotions.depth is not None:
-        promoted["effect_deep"] = promotions.depth[past] >= DEEP
+        marks["effect_deep"] = promotions.depth[past] >= DEEP
     effects = {}
-    for name, weeks in promoted.items():
+    for name, weeks in marks.items():
         values = np.where(weeks, relative, np.nan)
         count = np.isfinite(values).sum(axis=0)
         prior_effect = prior.get(name, 0.0)
@@ -97,12 +97,12 @@ def _effects_of(
 def origin_features(view: View, origin: int) -> dict[str, np.ndarray]:
     """Features of each key at week `origin`, one value per key; `_level` is the level in units."""
     panel, own = view.panel, view.promotions
-    units, promoted = panel.units[: origin + 1], own.promoted[: origin + 1]
-    level = level_of(units, promoted)
+    units, is_promoted = panel.units[: origin + 1], own.is_promoted[: origin + 1]
+    level = level_of(units, is_promoted)
     sku_units = view.sku.units[: origin + 1]
-    sku_level = level_of(sku_units, view.sku_promotions.promoted[: origin + 1])
+    sku_level = level_of(sku_units, view.sku_promotions.is_promoted[: origin + 1])
     year = units[-YEAR:]
-    regular = np.where(promoted[-YEAR:] == 1, np.nan, year)
+    regular = np.where(is_promoted[-YEAR:] == 1, np.nan, year)
     has_units = np.isfinite(units)
     easter = moves_with_easter(view.sku.units, panel, origin)
     features = {"_level": level, "_sku_level": sku_level, "_easter": easter[view.sku_of_key]}
@@ -113,7 +113,7 @@ def origin_features(view: View, origin: int) -> dict[str, np.ndarray]:
     features["variation_all"] = deviation(to_log(year, level))
     features["zeros"] = share_of_zeros(units)
     features["weeks_known"] = np.minimum(has_units.sum(axis=0), 2 * YEAR).astype(float)
-    features["promoted_share"] = mean(promoted[-YEAR:])
+    features["promoted_share"] = mean(is_promoted[-YEAR:])
     features |= _effects(view, origin, level, sku_level)
     sku = _recent(view.sku, view.sku_promotions, origin, sku_level)
     features |= {f"sku_{name}": values[view.sku_of_key] for name, values in sku.items()}
@@ -136,34 +136,34 @@ def origin_features(view: View, origin: int) -> dict[str, np.ndarray]:
 
 
 def target_features(
-    view: View, origin: int, step: int, fixed: Mapping[str, np.ndarray], flagged: bool = False
+    view: View, origin: int, step: int, base: Mapping[str, np.ndarray], all_on: bool = False
 ) -> dict[str, np.ndarray]:
-    """Features of the week `step` weeks after `origin`; `fixed` are the origin's features.
+    """Features of the week `step` weeks after `origin`; `base` are the origin's features.
 
-    With `flagged`, every flag of every key is 1 that week, whatever the plan says.
+    With `all_on`, every flag of every key is 1 that week, whatever the plan says.
     """
     panel, target = view.panel, origin + step
     features = {
         "step": np.full(panel.keys.height, float(step)),
         "week_of_year": np.full(panel.keys.height, float(panel.week(target).isocalendar().week)),
     }
-    features |= _last_year(panel, view.promotions, origin, target, fixed["_level"])
-    sku = _last_year(view.sku, view.sku_promotions, origin, target, fixed["_sku_level"])
+    features |= _last_year(panel, view.promotions, origin, target, base["_level"])
+    sku = _last_year(view.sku, view.sku_promotions, origin, target, base["_sku_level"])
     features |= {f"sku_{name}": values[view.sku_of_key] for name, values in sku.items()}
     for name, group in view.groups.items():
         of_group = _last_year(group.panel, group.promotions, origin, target, np.ones(group.panel.keys.height))
         features[f"group_season_{name}"] = group.by_key(of_group["season"])
     if view.events is not None:
-        (features["event_effect"],) = view.events.effects(fixed["_event_ratios"], [target])
-    features["last_year"] = to_log(last_year(view, origin, target, fixed), fixed["_level"])
+        (features["event_effect"],) = view.events.effects(base["_event_ratios"], [target])
+    features["last_year"] = to_log(last_year(view, origin, target, base), base["_level"])
     if not panel.covariates:
         return features
     if target >= panel.weeks:
         raise ValueError(f"week {target} is beyond the panel of {panel.weeks} weeks; step is {step}.")
-    return features | _flags(view, target, fixed, flagged) | _prices(view, target, fixed)
+    return features | _flags(view, target, base, all_on) | _prices(view, target, base)
 
 
-def _flags(view: View, target: int, fixed: Mapping[str, np.ndarray], flagged: bool) -> dict[str, np.ndarray]:
+def _flags(view: View, target: int, base: Mapping[str, np.ndarray], all_on: bool) -> dict[str, np.ndarray]:
     """Flags of the target week and the week before: of the key, of the other SKUs, and of the SKU in all stores."""
     own, week_before = view.promotions, max(target - 1, 0)
     features: dict[str, np.ndarray] = {}
@@ -174,20 +174,20 @@ def _flags(view: View, target: int, fixed: Mapping[str, np.ndarray], flagged: bo
             f"others_{name}": view.others.flags[name][target],
             f"sku_{name}": sku,
         }
-        if flagged:
+        if all_on:
             of_week = {about: np.where(np.isfinite(v), 1.0, v) for about, v in of_week.items()}
         features |= of_week
         features[f"before_{name}"] = values[week_before]
     for name, values in view.panel.covariates.items():
         if name != PRICE and name not in own.flags:
             features[name] = values[target]
-            features[f"unusual_{name}"] = values[target] - fixed[f"_usual_{name}"]
+            features[f"unusual_{name}"] = values[target] - base[f"_usual_{name}"]
     features["since_promotion"] = own.since[target]
-    features["promoted_before"] = mean(own.promoted[max(0, target - 8) : target])
+    features["promoted_before"] = mean(own.is_promoted[max(0, target - 8) : target])
     return features
 
 
-def _prices(view: View, target: int, fixed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _prices(view: View, target: int, base: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The price of the target week, relative to the usual price and to the prices of the other SKUs."""
     price, depth, rest = view.promotions.log_price, view.promotions.depth, view.others.log_price
     sku_depth, spread = view.sku_promotions.depth, view.sku_spread
@@ -197,11 +197,11 @@ def _prices(view: View, target: int, fixed: Mapping[str, np.ndarray]) -> dict[st
     return {
         "depth": depth[target],
         "depth_before": depth[max(target - 1, 0)],
-        "price_to_median": price[target] - fixed["_median_price"],
-        "price_to_lowest": price[target] - fixed["_lowest_price"],
+        "price_to_median": price[target] - base["_median_price"],
+        "price_to_lowest": price[target] - base["_lowest_price"],
         "price_to_others": relative,
-        "price_to_others_moved": relative - fixed["_price_to_others"],
-        "others_moved": rest[target] - fixed["_price_of_others"],
+        "price_to_others_moved": relative - base["_price_to_others"],
+        "others_moved": rest[target] - base["_price_of_others"],
         "sku_depth": sku_depth[target][view.sku_of_key],
         "sku_price_spread": spread[target][view.sku_of_key],
     }

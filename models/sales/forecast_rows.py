@@ -30,20 +30,20 @@ def build(
     view: View,
     origins: Sequence[int],
     steps: Mapping[int, Sequence[int]],
-    flagged: frozenset[tuple[int, int]] = frozenset(),
+    marks: frozenset[tuple[int, int]] = frozenset(),
 ) -> Rows:
     """Rows of every key of the panel for each of the `origins` and each of its `steps`, in that order.
 
-    For each (origin, step) in `flagged`, every flag of the target week is 1.
+    For each (origin, step) in `marks`, every flag of the target week is 1.
     """
     frames, blocks = [], []
     names: tuple[str, ...] = ()
     for origin in origins:
-        fixed = origin_features(view, origin)
-        about = _about_origin(view, origin, fixed)
+        base = origin_features(view, origin)
+        about = _about_origin(view, origin, base)
         for step in steps[origin]:
-            more = target_features(view, origin, step, fixed, (origin, step) in flagged)
-            features = {name: values for name, values in (fixed | more).items() if name[0] != "_"}
+            more = target_features(view, origin, step, base, (origin, step) in marks)
+            features = {name: values for name, values in (base | more).items() if name[0] != "_"}
             names = tuple(features)
             blocks.append(np.stack(list(features.values()), axis=1).astype(np.float32))
             last_year_units = from_log(features["last_year"], about["level"].to_numpy())
@@ -53,18 +53,18 @@ def build(
     return Rows(pl.concat(frames), np.concatenate(blocks), names)
 
 
-def _about_origin(view: View, origin: int, fixed: Mapping[str, np.ndarray]) -> pl.DataFrame:
+def _about_origin(view: View, origin: int, base: Mapping[str, np.ndarray]) -> pl.DataFrame:
     """Keys with origin, level, `enough` (history for the pooled model), naive, and kind apart from promotions."""
     units = view.panel.units[: origin + 1]
     weeks_of_year = np.isfinite(units[-YEAR:]).sum(axis=0)
-    kinds = kinds_of_keys(fixed["weeks_known"], fixed["zeros"])
+    kinds = kinds_of_keys(base["weeks_known"], base["zeros"])
     year = units[-YEAR:]
     is_whole = (~np.isfinite(year) | (year == np.round(year))).all(axis=0)
     is_recent = np.isfinite(units[-LEVEL_WEEKS:]).any(axis=0)
-    enough = (weeks_of_year >= ENOUGH_WEEKS) & is_recent & np.isfinite(fixed["_level"])
+    enough = (weeks_of_year >= ENOUGH_WEEKS) & is_recent & np.isfinite(base["_level"])
     return view.panel.keys.with_columns(
         pl.lit(view.panel.week(origin)).alias("origin"),
-        pl.Series("level", fixed["_level"]),
+        pl.Series("level", base["_level"]),
         pl.Series("enough", enough),
         pl.Series("naive", last_known(units)),
         pl.Series("kind", kinds),
@@ -79,9 +79,9 @@ def _about_target(view: View, about: pl.DataFrame, origin: int, step: int) -> pl
     actual = panel.units[target] if target < panel.weeks else empty
     ago = year_before(origin, target)
     year_ago = panel.units[ago] if ago >= 0 else empty
-    promoted, has_plan = np.zeros(about.height, bool), np.zeros(about.height, bool)
+    is_promoted, has_plan = np.zeros(about.height, bool), np.zeros(about.height, bool)
     if target < panel.weeks:
-        promoted = view.promotions.promoted[target] == 1
+        is_promoted = view.promotions.is_promoted[target] == 1
         for values in panel.covariates.values():
             has_plan |= np.isfinite(values[target])
     kind = pl.col("kind")
@@ -90,7 +90,7 @@ def _about_target(view: View, about: pl.DataFrame, origin: int, step: int) -> pl
         pl.lit(step, dtype=pl.Int32).alias("step"),
         pl.Series("units", actual, nan_to_null=True),
         pl.Series("planned", has_plan),
-        pl.when((kind == "regular") & pl.Series(promoted))
+        pl.when((kind == "regular") & pl.Series(is_promoted))
         .then(pl.lit("promoted"))
         .otherwise(kind)
         .alias("kind"),

@@ -61,8 +61,8 @@ def other_scales(tables: Frames, newest: date) -> list[str]:
         n for n, kind in plan.collect_schema().items() if kind.is_numeric() and n in schema and n != "shard"
     ]
     ends = [pl.col(names).min().name.prefix("low "), pl.col(names).max().name.prefix("high ")]
-    planned, before = (frame.group_by("sku").agg(ends) for frame in (plan, history))
-    skus = planned.join(before, on="sku", suffix=" before").sort("sku").collect()
+    after, before = (frame.group_by("sku").agg(ends) for frame in (plan, history))
+    skus = after.join(before, on="sku", suffix=" before").sort("sku").collect()
     notes = []
     for name in names:
         low, high = pl.col(f"low {name}"), pl.col(f"high {name}")
@@ -96,15 +96,15 @@ def _missing(
     )
 
 
-def _grouped(missing: pl.DataFrame, covariates: int) -> pl.DataFrame:
+def _grouped(gaps: pl.DataFrame, covariates: int) -> pl.DataFrame:
     effect = (
         pl.when(pl.col("columns").list.len() == covariates).then(pl.lit(WITHOUT)).otherwise(pl.lit(UNKNOWN))
     )
-    lines = missing.with_columns(effect.alias("effect"), pl.col("columns").list.join(", "))
+    lines = gaps.with_columns(effect.alias("effect"), pl.col("columns").list.join(", "))
     lines = lines.with_columns(
         pl.col("week").dt.to_string().alias("weeks"), pl.lit(1, pl.Int64).alias("rows")
     )
-    for merged in ("weeks", "sku", "store"):
-        others = [name for name in ("weeks", "sku", "store", "columns", "effect") if name != merged]
-        lines = lines.group_by(others).agg(pl.col(merged).sort().str.join(", "), pl.col("rows").sum())
+    for column in ("weeks", "sku", "store"):
+        others = [name for name in ("weeks", "sku", "store", "columns", "effect") if name != column]
+        lines = lines.group_by(others).agg(pl.col(column).sort().str.join(", "), pl.col("rows").sum())
     return lines.select(*SCHEMA).sort("rows", "sku", "store", "weeks", descending=[True, False, False, False])

@@ -43,9 +43,9 @@ def judge(forecasts: pl.LazyFrame, tables: Frames, until: date) -> pl.DataFrame:
         for start in range(0, keys.height, KEYS_AT_A_TIME)
     ]
     result = rows.join(pl.concat(actuals), on=[*KEY, "week"], how="left", maintain_order="left")
-    pending = pl.col("week") > until
+    is_pending = pl.col("week") > until
     return result.drop("as_of").with_columns(
-        pl.when(~pending).then("units").alias("units"), pending.alias("pending")
+        pl.when(~is_pending).then("units").alias("units"), is_pending.alias("pending")
     )
 
 
@@ -57,11 +57,11 @@ def _known(tables: Frames, keys: pl.DataFrame, origin: date, end: date) -> pl.Da
     rows = rows.select(*KEY, "week", "units", *covariates).join(keys.lazy(), on=list(KEY), how="semi")
     panel = panel_of(rows, keys, covariates, first, end, 0)
     past = tables["history"].filter(pl.col("week") <= origin)
-    promoted = promotions(panel, flag_names(ranges(past, covariates).collect())).promoted
-    return pl.concat(_weeks(panel, panel.index(origin), promoted))
+    is_promoted = promotions(panel, flag_names(ranges(past, covariates).collect())).is_promoted
+    return pl.concat(_weeks(panel, panel.index(origin), is_promoted))
 
 
-def _weeks(panel: Panel, origin: int, promoted: np.ndarray) -> list[pl.DataFrame]:
+def _weeks(panel: Panel, origin: int, is_promoted: np.ndarray) -> list[pl.DataFrame]:
     units = panel.units[: origin + 1]
     naive = last_known(units)
     kinds = kinds_of_keys(np.isfinite(units).sum(axis=0), share_of_zeros(units))
@@ -69,7 +69,7 @@ def _weeks(panel: Panel, origin: int, promoted: np.ndarray) -> list[pl.DataFrame
     for target in range(origin + 1, panel.weeks):
         ago = seasons.year_before(origin, target)
         year_ago = panel.units[ago] if ago >= 0 else np.full(naive.shape, np.nan)
-        kind = np.where((kinds == "regular") & (promoted[target] == 1), "promoted", kinds)
+        kind = np.where((kinds == "regular") & (is_promoted[target] == 1), "promoted", kinds)
         frames.append(
             panel.keys.with_columns(
                 pl.lit(panel.week(target)).alias("week"),

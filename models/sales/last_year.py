@@ -23,7 +23,7 @@ EASTER_WEEKS, EASTER_SHARE = 6, 0.8
 leaves at most this share of the differences from year to year."""
 
 
-def last_year(view: View, origin: int, target: int, fixed: Mapping[str, np.ndarray]) -> np.ndarray:
+def last_year(view: View, origin: int, target: int, base: Mapping[str, np.ndarray]) -> np.ndarray:
     """Units of the week a year before `target`, at the level of this year; NaN if that week is not known.
 
     The mean, on the log scale, of the key's units in that week and its SKU's units in all stores, on the key's scale,
@@ -31,7 +31,7 @@ def last_year(view: View, origin: int, target: int, fixed: Mapping[str, np.ndarr
     year before. The effects of events then are removed, and those of events now added; without events,
     the days around Christmas are compared with the same days.
     """
-    level, moves, at = fixed["_level"], fixed["_easter"], year_before(origin, target)
+    level, moves, at = base["_level"], base["_easter"], year_before(origin, target)
     if at < 0:
         return np.full(level.shape, np.nan)
     of_easter = from_easter(view.panel, target, at)
@@ -46,7 +46,7 @@ def last_year(view: View, origin: int, target: int, fixed: Mapping[str, np.ndarr
     season = np.where(np.isfinite(theirs), OWN_SHARE * own + (1 - OWN_SHARE) * theirs, own)
     if view.events is not None:
         weeks_of = [target, at, max(of_easter, 0)]
-        now, then, at_easter = view.events.effects(fixed["_event_ratios"], weeks_of)
+        now, then, at_easter = view.events.effects(base["_event_ratios"], weeks_of)
         season = season + now - np.where(weeks == at, then, at_easter)
     return from_log(season, level) * _growth(units, origin, target - at)
 
@@ -88,7 +88,7 @@ def _growth(units: np.ndarray, origin: int, weeks: int) -> np.ndarray:
         return np.ones(units.shape[1])
     now, before = units[first : origin + 1], units[first - weeks : origin + 1 - weeks]
     both = np.isfinite(now) & np.isfinite(before)
-    grown = ratio(mean(np.where(both, now, np.nan)), mean(np.where(both, before, np.nan)))
-    believed = GROWTH_SHARE * both.sum(axis=0) / GROWTH_WEEKS
-    grown = np.where(np.isfinite(grown) & (grown > 0), grown, 1.0)
-    return np.clip(grown, 1 / MOST_GROWTH, MOST_GROWTH) ** believed
+    growth = ratio(mean(np.where(both, now, np.nan)), mean(np.where(both, before, np.nan)))
+    weight = GROWTH_SHARE * both.sum(axis=0) / GROWTH_WEEKS
+    growth = np.where(np.isfinite(growth) & (growth > 0), growth, 1.0)
+    return np.clip(growth, 1 / MOST_GROWTH, MOST_GROWTH) ** weight

@@ -22,24 +22,24 @@ def _item_and_store(files: Sequence[SourceFile], _: LayoutRequest) -> list[Sourc
     name = "unique_id"
     there = r"^(.+)/([^/]+)$|^([^/]+)_([^_/]+)$"
     groups = pl.col(name).cast(pl.String).str.extract_groups(there)
-    split = [
+    columns = [
         pl.coalesce(groups.struct[a], groups.struct[b]).alias(column)
         for column, a, b in (("sku", 0, 2), ("store", 1, 3))
     ]
-    return [SourceFile(p.name, p.frame.with_columns(split)) if name in p.columns else p for p in files]
+    return [SourceFile(p.name, p.frame.with_columns(columns)) if name in p.columns else p for p in files]
 
 
 def _forecast(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """The target series joined with the related series; for the plan, the related series. Item metadata is left out."""
-    timed = [file for file in files if "timestamp" in file.columns]
-    targets = [file for file in timed if {*_TARGETS} & {*file.columns}]
-    related = [file for file in timed if file not in targets]
+    dated_files = [file for file in files if "timestamp" in file.columns]
+    targets = [file for file in dated_files if {*_TARGETS} & {*file.columns}]
+    sides = [file for file in dated_files if file not in targets]
     if request.table == "plan":
-        return related or list(files)
+        return sides or list(files)
     on = (*_ITEMS, *_PLACES)
     series = []
     for target in targets:
-        for side in related:
+        for side in sides:
             keys = [c for c in on if c in target.columns and c in side.columns]
             target = beside(target, side, keys, {"timestamp": "timestamp"}, request.dates)
         series.append(target)
@@ -50,12 +50,12 @@ def _walmart(files: Sequence[SourceFile], request: LayoutRequest) -> list[Source
     """The files of the table in a folder of the competition, with the features of each week, dated by its first day."""
     if request.table == "stores":
         return [file for file in files if "Date" not in file.columns] or list(files)
-    dated = [file for file in files if "Date" in file.columns]
-    sales = [file for file in dated if "Weekly_Sales" in file.columns]
-    coming = [file for file in dated if file not in sales and "Dept" in file.columns]
-    features = [file for file in dated if file not in (*sales, *coming)]
+    dated_files = [file for file in files if "Date" in file.columns]
+    sales = [file for file in dated_files if "Weekly_Sales" in file.columns]
+    plans = [file for file in dated_files if file not in sales and "Dept" in file.columns]
+    features = [file for file in dated_files if file not in (*sales, *plans)]
     result = []
-    for file in (coming if request.table == "plan" else sales) or dated:
+    for file in (plans if request.table == "plan" else sales) or dated_files:
         for side in features if file not in features else []:
             file = beside(file, side, ["Store"], {"Date": "Date"}, request.dates)
         begin = (day("Date", request.dates) - timedelta(days=6)).cast(pl.String)
@@ -80,12 +80,12 @@ def _m5(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]
     weeks = (
         calendar.frame.select("wm_yr_wk", day("date", request.dates).alias("week")).group_by("wm_yr_wk").min()
     )
-    priced = prices.frame.join(weeks, on="wm_yr_wk").select(
+    by_week = prices.frame.join(weeks, on="wm_yr_wk").select(
         "item_id", "store_id", pl.col("week").cast(pl.String), "sell_price"
     )
     keys = ["item_id", "store_id", "week"]
     on_sale = pl.col("sell_price").is_not_null() | (pl.col("units") > 0)
-    return [SourceFile(p.name, p.frame.join(priced, on=keys, how="left").filter(on_sale)) for p in weekly]
+    return [SourceFile(p.name, p.frame.join(by_week, on=keys, how="left").filter(on_sale)) for p in weekly]
 
 
 def _first_day(calendar: SourceFile, request: LayoutRequest) -> date:

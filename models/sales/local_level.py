@@ -15,11 +15,11 @@ RATIOS = np.array([0.0, *np.geomspace(1e-4, 10.0, 12)])
 
 def variances(series: np.ndarray) -> tuple[float, float, str | None]:
     """Variances of noise and level by maximum likelihood, and the reason if they were found in another way."""
-    observed = np.flatnonzero(np.isfinite(series))
-    if len(observed) < ENOUGH_WEEKS:
-        weeks = f"{len(observed)} week{'' if len(observed) == 1 else 's'}"
+    observations = np.flatnonzero(np.isfinite(series))
+    if len(observations) < ENOUGH_WEEKS:
+        weeks = f"{len(observations)} week{'' if len(observations) == 1 else 's'}"
         return 1.0, 0.0, f"mean: {weeks} of history, {ENOUGH_WEEKS} are needed"
-    series = series[observed[0] :]
+    series = series[observations[0] :]
     deviation = float(np.nanstd(series))
     if deviation < 1e-6:
         return 1.0, 0.0, "mean: it never changes"
@@ -80,8 +80,8 @@ def innovations(series: np.ndarray, regressors: np.ndarray) -> tuple[np.ndarray,
         spread = variance + 1
         gain = np.where(has_level, variance / spread, 1.0) * finite
         error = now - level
-        weighted = error * (later / spread)[..., None]
-        squares += weighted[..., :, None] * error[..., None, :]
+        weighted_error = error * (later / spread)[..., None]
+        squares += weighted_error[..., :, None] * error[..., None, :]
         deviance += later * np.log(spread)
         weeks += later
         level += gain[..., None] * error

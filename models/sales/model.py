@@ -145,8 +145,8 @@ class Model:
 
         `raw` are the quantiles without them, `ensembles` those of the pooled ensembles, `own` of the SKUs' own models.
         """
-        unplanned = rows["rung"] == NO_PLAN
-        for choice, there, with_plan in ((self.unplanned, unplanned, False), (self.planned, in_plan, True)):
+        out_of_plan = rows["rung"] == NO_PLAN
+        for choice, there, with_plan in ((self.unplanned, out_of_plan, False), (self.planned, in_plan, True)):
             if choice.is_empty():
                 continue
             choices = rows.select("kind").join(choice, on="kind", how="left", maintain_order="left")["rung"]

@@ -198,9 +198,9 @@ def panel_of(
     arrays = {name: np.full((last + 1 + horizon, sorted_keys.height), np.nan) for name in values}
     for name, array in arrays.items():
         array[at] = cells[name].to_numpy()
-    reported = arrays.pop("units")
-    units = plausible(reported)
-    implausible = int((np.isfinite(reported) & (reported != units)).sum())
+    raw_units = arrays.pop("units")
+    units = plausible(raw_units)
+    implausible = int((np.isfinite(raw_units) & (raw_units != units)).sum())
     return Panel(sorted_keys, first_week, last, units, arrays, implausible)
 
 
@@ -214,14 +214,14 @@ def plausible(units: np.ndarray) -> np.ndarray:
     """
     result = _early(units)
     highest, weeks = np.zeros(units.shape[1]), np.zeros(units.shape[1])
-    doubted = np.zeros(units.shape[1], dtype=bool)
+    was_error = np.zeros(units.shape[1], dtype=bool)
     for at, now in enumerate(result):
         finite = np.isfinite(now)
         beyond = finite & (highest > 0) & (weeks >= PLAUSIBLE_WEEKS) & (np.abs(now) > IMPLAUSIBLE * highest)
-        replaced = beyond & ~doubted
-        result[at] = np.where(replaced, np.where(now > 0, highest, 0.0), now)
+        is_error = beyond & ~was_error
+        result[at] = np.where(is_error, np.where(now > 0, highest, 0.0), now)
         highest = np.where(finite, np.maximum(highest, result[at]), highest)
-        doubted = np.where(finite, replaced, doubted)
+        was_error = np.where(finite, is_error, was_error)
         weeks += finite
     return result
 

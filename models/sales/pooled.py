@@ -117,8 +117,8 @@ def fit(
     every, centre = np.arange(len(target)), np.empty(len(target))
     with ThreadPoolExecutor(options.threads or os.cpu_count()) as pool:
         folds = np.unique(fold)
-        for held_out, predicted in zip(folds, pool.map(without, folds), strict=True):
-            centre[fold == held_out] = predicted
+        for held_out, prediction in zip(folds, pool.map(without, folds), strict=True):
+            centre[fold == held_out] = prediction
         residual = target - centre
         whole = pool.submit(grown, location, options.trees, every, target)
         starts, boosters = zip(*pool.map(of_quantile, options.quantiles), strict=True)
@@ -178,6 +178,6 @@ def _directions(names: Sequence[str], flags: Sequence[str]) -> list[int]:
     The flag of a category may do either: the usual category is not always the one that sells least.
     """
     flags = [flag for flag in flags if BETWEEN not in flag]
-    rising = {*RISING, *flags, *(f"sku_{flag}" for flag in flags)}
-    falling = {*FALLING, *(f"others_{flag}" for flag in flags)}
-    return [1 if name in rising else -1 if name in falling else 0 for name in names]
+    up = {*RISING, *flags, *(f"sku_{flag}" for flag in flags)}
+    down = {*FALLING, *(f"others_{flag}" for flag in flags)}
+    return [1 if name in up else -1 if name in down else 0 for name in names]

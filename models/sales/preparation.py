@@ -111,9 +111,9 @@ def sampled(
     names = [f"{options.seed}/{sku}/{store}" for sku, store in keys.iter_rows()]
     skus = keys.select(pl.col("sku").unique().sort())
     skus = skus.filter(pl.Series(_chances([f"{options.seed}/{sku}" for sku in skus["sku"]]) < trial_share))
-    in_tried = keys["sku"].is_in(skus["sku"].to_list()) & has_plan
+    in_trial = keys["sku"].is_in(skus["sku"].to_list()) & has_plan
     in_test = pl.Series(_chances([f"{name}/backtest" for name in names]) < test_share)
-    return keys.filter(pl.Series(_chances(names) < train_share)), keys.filter(in_test | in_tried), skus
+    return keys.filter(pl.Series(_chances(names) < train_share)), keys.filter(in_test | in_trial), skus
 
 
 def _chances(names: Sequence[str]) -> np.ndarray:
@@ -126,7 +126,7 @@ def training_rows(view: views.View, context: Mapping[str, pl.DataFrame], options
     count = options.training_rows / max(context["calendar"]["rows"][0], 1)
     each = int(np.clip(np.floor(count), 1, MAX_STEPS))
     steps: dict[int, list[int]] = {}
-    flagged = set()
+    marks = set()
     for origin in range(FIRST_ORIGIN, view.panel.last):
         steps_ahead = range(1, known_steps(view.panel, origin, options) + 1)
         week = view.panel.week(origin)
@@ -134,10 +134,10 @@ def training_rows(view: views.View, context: Mapping[str, pl.DataFrame], options
         steps[origin] = sorted(np.array(steps_ahead)[np.argsort(chances)[:each]].tolist())
         weeks = [f"{options.seed}/{view.panel.week(origin + step)}/{step}/flagged" for step in steps[origin]]
         pairs = zip(steps[origin], _chances(weeks) < FLAGGED_SHARE, strict=True)
-        flagged |= {(origin, step) for step, is_marked in pairs if is_marked}
+        marks |= {(origin, step) for step, is_marked in pairs if is_marked}
     if not steps:
         return pl.DataFrame()
-    return _as_part(forecast_rows.build(view, list(steps), steps, frozenset(flagged))).filter("enough")
+    return _as_part(forecast_rows.build(view, list(steps), steps, frozenset(marks))).filter("enough")
 
 
 def backtest_origins(panel: Panel, as_of: date, options: Options) -> list[int]:
@@ -176,8 +176,8 @@ def _ladder_rows(
     for (origin,), part in about.group_by("origin", maintain_order=True):
         assert isinstance(origin, date)
         profiles = ladder_profiles.profiles(rows, origin, options.quantiles, context.get("late_weeks"))
-        planned = with_plan(context["covariates"])
-        plan = rows.drop("units").filter(pl.col("week") > origin) if planned else None
+        has_plan = with_plan(context["covariates"])
+        plan = rows.drop("units").filter(pl.col("week") > origin) if has_plan else None
         keys = part.select(KEY).unique().sort(KEY)
         answers = ladder.answer(keys, rows, profiles, origin, options.horizon, options.quantiles, plan)
         parts.append(part.join(answers.drop("reason", "step"), on=[*KEY, "week"], maintain_order="left"))
@@ -193,11 +193,11 @@ def _statistical_parts(
     panel: Panel, skus: pl.DataFrame, as_of: date, has_plan: bool, options: Options
 ) -> dict[str, pl.DataFrame]:
     """Parameters of all SKUs' own models at `as_of`, and the backtest of the models of `skus`."""
-    tried = panel.of(pl.col("sku").is_in(skus["sku"].implode()))
+    trial = panel.of(pl.col("sku").is_in(skus["sku"].implode()))
     tests = []
-    for origin in backtest_origins(panel, as_of, options) if tried.keys.height else ():
-        params = statistical.fit(tried, origin, options.horizon, options.quantiles)
-        visible = tried if has_plan else _without_plan(tried, origin)
+    for origin in backtest_origins(panel, as_of, options) if trial.keys.height else ():
+        params = statistical.fit(trial, origin, options.horizon, options.quantiles)
+        visible = trial if has_plan else _without_plan(trial, origin)
         steps = known_steps(panel, origin, options)
         tests.append(statistical.forecast(params, visible, origin, steps, options.quantiles))
     parts = {"statistical": statistical.fit(panel, panel.last, options.horizon, options.quantiles)}

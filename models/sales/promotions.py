@@ -26,12 +26,12 @@ LONG_AGO = 26.0
 @dataclass(frozen=True)
 class Promotions:
     """`log_price` and `depth` (share below the usual price; negative above it) are NaN without a
-    price; `promoted` is 1, 0 or NaN if nothing is known; `since` counts the weeks since the last promotion
+    price; `is_promoted` is 1, 0 or NaN if nothing is known; `since` counts the weeks since the last promotion
     before a week; `flags` are by name."""
 
     log_price: np.ndarray | None
     depth: np.ndarray | None
-    promoted: np.ndarray
+    is_promoted: np.ndarray
     since: np.ndarray
     flags: Mapping[str, np.ndarray]
 
@@ -44,15 +44,15 @@ def promotions(panel: Panel, flags: Sequence[str]) -> Promotions:
         price = panel.covariates[PRICE]
         log_price = logarithm(price)
         depth = 1.0 - np.exp(log_price - usual(log_price))
-    has_data, promoted = np.zeros(panel.units.shape, bool), np.zeros(panel.units.shape, bool)
+    has_data, is_promoted = np.zeros(panel.units.shape, bool), np.zeros(panel.units.shape, bool)
     for values, least in [(depth, PROMOTED_DEPTH), *((values, FLAGGED) for values in marks.values())]:
         if values is not None:
             has_data |= np.isfinite(values)
-            promoted |= np.nan_to_num(values, nan=-1.0) >= least
+            is_promoted |= np.nan_to_num(values, nan=-1.0) >= least
     if not panel.covariates:
         has_data |= np.isfinite(panel.units)
-    indicator = np.where(has_data, promoted.astype(float), np.nan)
-    return Promotions(log_price, depth, indicator, _since(promoted), marks)
+    indicator = np.where(has_data, is_promoted.astype(float), np.nan)
+    return Promotions(log_price, depth, indicator, _since(is_promoted), marks)
 
 
 def logarithm(values: np.ndarray) -> np.ndarray:
@@ -77,10 +77,10 @@ def usual(log_price: np.ndarray) -> np.ndarray:
     return prices
 
 
-def _since(promoted: np.ndarray) -> np.ndarray:
-    count = np.full(promoted.shape[1], LONG_AGO)
-    since = np.empty(promoted.shape)
-    for week, now in enumerate(promoted):
+def _since(is_promoted: np.ndarray) -> np.ndarray:
+    count = np.full(is_promoted.shape[1], LONG_AGO)
+    since = np.empty(is_promoted.shape)
+    for week, now in enumerate(is_promoted):
         since[week] = count
         count = np.where(now, 1.0, np.minimum(count + 1.0, LONG_AGO))
     return since

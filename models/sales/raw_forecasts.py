@@ -51,10 +51,10 @@ def of_origin(
     names = [name.removeprefix(FEATURE) for name in rows.columns if name.startswith(FEATURE)]
     frames = []
     for rung, ensemble in models.items():
-        fitting = only(rows, pl.col("planned")) if rung == POOLED else rows
-        if fitting.height:
-            values = log_values(ensemble, ensembles.matrix(fitting, names), names, options.threads)
-            frames.append(_with_values(fitting, rung, values))
+        part = only(rows, pl.col("planned")) if rung == POOLED else rows
+        if part.height:
+            values = log_values(ensemble, ensembles.matrix(part, names), names, options.threads)
+            frames.append(_with_values(part, rung, values))
     if own is not None:
         quantiles = list(options.columns)
         on = [*KEY, "origin", "week"]

@@ -117,17 +117,17 @@ class Sales(
         sales_options = Options.of(options)
         totals.check(sales_options, tables)
         tables = joined(tables, as_of)
-        inherited = successors.inherited(tables, as_of)
-        tables = successors.with_inherited(tables, inherited)
+        inheritance = successors.inherited(tables, as_of)
+        tables = successors.with_inherited(tables, inheritance)
         every = categories.of_history(tables, as_of)
         is_flag = pl.col("use") == categories.FLAG
         # of all categories, because the use of those that the bundle has learnt may have changed since
         frames = neighbours.shared_frames(
             categories.with_flags(tables, every["name"]), as_of, sales_options.horizon
         )
-        frames |= inherited | {"categories": every}
-        unused = every.filter(~is_flag)["name"]
-        frames["covariates"] = frames["covariates"].filter(~pl.col("name").is_in(unused.implode()))
+        frames |= inheritance | {"categories": every}
+        no_flags = every.filter(~is_flag)["name"]
+        frames["covariates"] = frames["covariates"].filter(~pl.col("name").is_in(no_flags.implode()))
         tables = categories.with_flags(tables, every.filter(is_flag)["name"])
         first, until = neighbours.first_week_of(as_of), as_of + timedelta(weeks=sales_options.horizon)
         frames |= assortment.frames_of(tables, frames["sku_weeks"])

@@ -103,9 +103,9 @@ def _raw(
     options: Options,
 ) -> pl.DataFrame:
     """See `raw_forecasts.of_origin`. Ensembles that no row would use are not fitted."""
-    planned = train.filter("planned").select(pl.len()).collect().item()
-    all_planned = rows["planned"].all() and planned >= ensembles.LEAST_ROWS
-    rungs = (POOLED,) if all_planned else (POOLED, NO_PLAN)
+    plan_rows = train.filter("planned").select(pl.len()).collect().item()
+    has_full_plan = rows["planned"].all() and plan_rows >= ensembles.LEAST_ROWS
+    rungs = (POOLED,) if has_full_plan else (POOLED, NO_PLAN)
     covariates, flags = tuple(context["covariates"]["name"]), flag_names(context["covariates"])
     models = ensembles.fit(train, covariates, flags, options, rungs)
     return raw_forecasts.of_origin(models, rows, own, options)

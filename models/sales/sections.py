@@ -128,12 +128,12 @@ def _explorer(view: _View) -> list[Block]:
     sizes = size.sort("size", *key, descending=[True, False, False]).collect(engine="streaming")
     weeks = max(52, min(208, EXPLORER_WEEKS // max(1, sizes.height)))
     history = view.history.filter(pl.col("week") > view.as_of - timedelta(weeks=weeks))
-    published, about = run.published_rows, run.keys
-    limited = sizes.height > EXPLORER_KEYS
-    if limited:
+    rows, about = run.published_rows, run.keys
+    is_limited = sizes.height > EXPLORER_KEYS
+    if is_limited:
         largest = sizes.head(EXPLORER_KEYS).select(key).lazy()
-        history, published, about = (f.join(largest, on=key, how="semi") for f in (history, published, about))
-    forecasts = _with_plan(published, run.tables.get("plan"))
+        history, rows, about = (f.join(largest, on=key, how="semi") for f in (history, rows, about))
+    forecasts = _with_plan(rows, run.tables.get("plan"))
     median = Line(view.median, "Median forecast" if view.median == "q50" else view.median)
     forecast = Track(forecasts, expected=median, bands=view.bands, marks=_deals(forecasts))
     explorer = Explorer(
@@ -144,16 +144,16 @@ def _explorer(view: _View) -> list[Block]:
         start=dict(zip(KEY, sizes.row(0), strict=False)),
         about=_about(about),
         recent=RECENT_WEEKS + run.options.get("horizon", 13),
-        caption=_explorer_caption(weeks, limited),
+        caption=_explorer_caption(weeks, is_limited),
     )
     return [explorer]
 
 
-def _with_plan(published: pl.LazyFrame, plan: pl.LazyFrame | None) -> pl.LazyFrame:
+def _with_plan(rows: pl.LazyFrame, plan: pl.LazyFrame | None) -> pl.LazyFrame:
     """The published rows with the plan's deals, if there is such a column."""
     if plan is None or "deal" not in plan.collect_schema():
-        return published
-    return published.join(plan.select(*KEY, "week", "deal"), on=[*KEY, "week"], how="left")
+        return rows
+    return rows.join(plan.select(*KEY, "week", "deal"), on=[*KEY, "week"], how="left")
 
 
 def _deals(frame: pl.LazyFrame) -> list[Mark]:
@@ -170,8 +170,8 @@ def _about(keys: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-def _explorer_caption(weeks: int, limited: bool) -> str:
-    keys = f" The {EXPLORER_KEYS:,} pairs with the largest forecasts are shown." if limited else ""
+def _explorer_caption(weeks: int, is_limited: bool) -> str:
+    keys = f" The {EXPLORER_KEYS:,} pairs with the largest forecasts are shown." if is_limited else ""
     return (
         f"Up to {weeks} weeks of history.{keys} Missing weeks are gaps in the line. "
         "Values are rounded to a small fraction of each series’ range; the published table has the exact values."

@@ -206,12 +206,12 @@ def _category(setting: _Setting, number: int) -> dict[str, np.ndarray]:
     second = np.roll(depth * (rng.random(shape) < 0.4), 1, axis=1)
     second[:, 0] = 0
     depth = np.where(starts, depth, second)
-    zoned = (SKUS_PER_CATEGORY, ZONES, setting.span)
-    depth = depth[:, None, :] * (rng.random(zoned) < 0.9)
+    zone_shape = (SKUS_PER_CATEGORY, ZONES, setting.span)
+    depth = depth[:, None, :] * (rng.random(zone_shape) < 0.9)
     is_cut = depth > 0
-    deal = rng.random(zoned) < np.where(is_cut, 0.75 + 0.5 * depth, 0.015)
-    featured = rng.random(shape)[:, None, :] < np.where(is_cut, 0.1 + 1.2 * depth, 0.015)
-    feat = featured * np.round(np.clip(rng.beta(3, 1.2, zoned), 0.05, 1), 2)
+    deal = rng.random(zone_shape) < np.where(is_cut, 0.75 + 0.5 * depth, 0.015)
+    is_featured = rng.random(shape)[:, None, :] < np.where(is_cut, 0.1 + 1.2 * depth, 0.015)
+    feat = is_featured * np.round(np.clip(rng.beta(3, 1.2, zone_shape), 0.05, 1), 2)
     return {"season": season, "depth": depth, "deal": deal.astype(float), "feat": feat}
 
 
@@ -280,8 +280,8 @@ def _sku(setting: _Setting, sku: int, stores: pl.DataFrame) -> dict[str, np.ndar
     mean = np.exp(log_mean)
     size = np.broadcast_to(dispersion[:, None], mean.shape)
     units = rng.negative_binomial(size, size / (size + mean)).astype(float)
-    promoted = (depth[member] > 0) | (deal > 0) | (feat > 0)
-    kind = np.where(life["new"][:, None], 3, np.where(slow[:, None], 2, promoted.astype(int)))
+    is_promoted = (depth[member] > 0) | (deal > 0) | (feat > 0)
+    kind = np.where(life["new"][:, None], 3, np.where(slow[:, None], 2, is_promoted.astype(int)))
     return {
         "units": units,
         "price": price,
@@ -325,23 +325,23 @@ def _life(setting: _Setting, rng: np.random.Generator) -> dict[str, np.ndarray]:
     late_start = rng.integers(0, max(weeks - 2 * NEW_WEEKS, 1), n)
     limits = np.cumsum([shares.planned, shares.recent, shares.late, shares.stopped])
     fate = np.searchsorted(limits, rng.random(n), side="right")
-    launched = rng.random() < shares.launched
-    start = np.select([fate == 0, (fate == 1) | launched, fate == 2], [weeks, recent_start, late_start], 0)
+    is_launch = rng.random() < shares.launched
+    start = np.select([fate == 0, (fate == 1) | is_launch, fate == 2], [weeks, recent_start, late_start], 0)
     start = np.maximum(start, 0)
     last = np.where(fate == 3, rng.integers(max(weeks // 3, 1), max(weeks - 4, 2), n), setting.span)
-    stopped = (last < weeks) & (start == 0)
-    last = np.where(stopped, last, setting.span)
+    has_stopped = (last < weeks) & (start == 0)
+    last = np.where(has_stopped, last, setting.span)
     on_sale = (week >= start[:, None]) & (week < last[:, None])
 
     closing = np.where(rng.random(n) < shares.closed, rng.integers(0, weeks, n), setting.span)
     opening = closing + rng.integers(2, 6, n)
-    closed = (week >= closing[:, None]) & (week < opening[:, None])
-    missing = rng.random(on_sale.shape) < shares.missing
+    is_closed = (week >= closing[:, None]) & (week < opening[:, None])
+    is_missing = rng.random(on_sale.shape) < shares.missing
     return {
         "sold": on_sale,
-        "reported": on_sale & ~closed & ~missing,
+        "reported": on_sale & ~is_closed & ~is_missing,
         "new": weeks - start < NEW_WEEKS,
-        "stopped": stopped,
+        "stopped": has_stopped,
     }
 
 

@@ -122,8 +122,8 @@ def forecast(
     values = []
     for q in quantiles:
         shape = by_sku[SHAPE + quantile_column(q)][sku]
-        reached = np.minimum(centre + shape * np.sqrt(variance), highest + EXTRAPOLATION)
-        values.append(np.maximum(np.expm1(reached), 0.0))
+        log_units = np.minimum(centre + shape * np.sqrt(variance), highest + EXTRAPOLATION)
+        values.append(np.maximum(np.expm1(log_units), 0.0))
     return _rows(panel, origin, indices, np.maximum.accumulate(np.stack(values), axis=0), quantiles)
 
 
@@ -149,9 +149,9 @@ def _filtered_at(
 ) -> tuple[Logs, Arrays, Arrays, _State, np.ndarray]:
     """Logs, parameters per SKU, coefficients per SKU, states up to `origin`, and the keys that have a forecast."""
     logs = logs_of(panel, origin, horizon)
-    saved = pl.DataFrame({"sku": logs.names}).join(params, on="sku", how="left", maintain_order="left")
+    table = pl.DataFrame({"sku": logs.names}).join(params, on="sku", how="left", maintain_order="left")
     by_sku = {
-        name: saved[name].to_numpy().astype(float) for name in saved.columns if name not in ("sku", "reason")
+        name: table[name].to_numpy().astype(float) for name in table.columns if name not in ("sku", "reason")
     }
     betas = {name[len(BETA) :]: np.nan_to_num(by_sku[name]) for name in by_sku if name.startswith(BETA)}
     rest = logs.y - logs.regression(betas)[: origin + 1]
@@ -202,12 +202,12 @@ def _spread(
     for at, keys in enumerate(logs.runs()):
         mine = {step: (error[:, keys] / relative[keys]) for step, error in errors.items()}
         start[at], slope[at] = _line({step: e[np.isfinite(e)] for step, e in mine.items()})
-        pooled = np.concatenate(
+        pool = np.concatenate(
             [(e / np.sqrt(max(start[at] + slope[at] * step, 1e-12))).ravel() for step, e in mine.items()]
         )
-        pooled = pooled[np.isfinite(pooled)]
-        if len(pooled) >= ENOUGH_ERRORS:
-            shape[at] = np.quantile(pooled, quantiles)
+        pool = pool[np.isfinite(pool)]
+        if len(pool) >= ENOUGH_ERRORS:
+            shape[at] = np.quantile(pool, quantiles)
     shapes = {SHAPE + quantile_column(q): shape[:, at] for at, q in enumerate(quantiles)}
     return {"variance_start": start, "variance_step": slope, **shapes}
 

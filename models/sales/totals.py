@@ -326,14 +326,14 @@ def _published(sums: pl.DataFrame, level: Level, factors: pl.DataFrame, options:
     median, spread = _log_normal(sums)
     weeks = sums.select(pl.col("weeks").max()).item()
     nearness = np.log(weeks) / np.log(options.horizon) if options.horizon > 1 else 0.0
-    scaled = []
+    scores = []
     for q in options.quantiles:
         normal, mass = NormalDist().inv_cdf(q), round(abs(2 * q - 1), 9)
         of = factors.filter(kind=level.kind, mass=mass).sort("weeks")["factor"]
         factor = of[0] + nearness * (of[-1] - of[0]) if of.len() else 1.0
-        scaled.append(factor * normal)
+        scores.append(factor * normal)
     there = sums["expected"].to_numpy() > 0
-    values = np.where(there[:, None], np.exp(median[:, None] + spread[:, None] * np.sort(scaled)), 0.0)
+    values = np.where(there[:, None], np.exp(median[:, None] + spread[:, None] * np.sort(scores)), 0.0)
     quantiles = [
         pl.Series(name, values[:, i]).round_sig_figs(DIGITS) for i, name in enumerate(options.columns)
     ]

@@ -23,8 +23,8 @@ def fit(parts: Frames, context: Mapping[str, pl.DataFrame], as_of: date, options
     calibrated, and the rungs of its keys chosen, by the errors at the other origins, never by its own;
     the bundle uses the errors at all origins.
     """
-    read = ("statistical_backtest", "ladder_backtest", "statistical", "weeks")
-    frames = {name: parts[name].collect() for name in read if name in parts}
+    names = ("statistical_backtest", "ladder_backtest", "statistical", "weeks")
+    frames = {name: parts[name].collect() for name in names if name in parts}
     train = ensembles.learnt(parts["train"]) if "train" in parts else None
     covariates = tuple(context["covariates"]["name"])
     flags = flag_names(context["covariates"])

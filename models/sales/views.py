@@ -63,5 +63,5 @@ def view_of(
         of_key,
         numbers,
         assortment.groups(panel, context),
-        EventsOfKeys.of(panel, context, (sku, of_sku.promoted, of_key)),
+        EventsOfKeys.of(panel, context, (sku, of_sku.is_promoted, of_key)),
     )

@@ -35,23 +35,23 @@ def watched_inputs(tables: Frames, as_of: date) -> pl.LazyFrame:
     )
     relative = [name for name in covariates if (lows[name][0] or 0) > 0]
     grid = _every_week(rows.select(*KEY, "week", "units", *covariates), as_of)
-    units, reported = pl.col("units"), pl.col("units").is_not_null()
+    units, has_units = pl.col("units"), pl.col("units").is_not_null()
     level = _usual(units, "mean")
     features = [
-        pl.when(reported, level > 0)
+        pl.when(has_units, level > 0)
         .then(((units + 0.5) / (level + 0.5)).log())
         .otherwise(_NOT_KNOWN)
         .alias("units"),
-        pl.when(reported).then((units == 0).cast(pl.Float64)).otherwise(_NOT_KNOWN).alias("sells_nothing"),
-        (~reported).cast(pl.Float64).alias("no_row"),
+        pl.when(has_units).then((units == 0).cast(pl.Float64)).otherwise(_NOT_KNOWN).alias("sells_nothing"),
+        (~has_units).cast(pl.Float64).alias("no_row"),
     ]
     for name in covariates:
         column = pl.col(name).cast(pl.Float64)
         value = (
             (column / _usual(column, "median")).log().fill_null(_NOT_KNOWN) if name in relative else column
         )
-        is_known = reported & column.is_not_null()
-        cell = pl.when(is_known).then(value).when(~reported).then(_NOT_KNOWN)
+        is_known = has_units & column.is_not_null()
+        cell = pl.when(is_known).then(value).when(~has_units).then(_NOT_KNOWN)
         features.append(cell.alias(name))
     result = grid.select(*KEY, pl.col("week").alias(CYCLE), *features)
     begin = rows.select(pl.col("week").min()).collect().item()
@@ -74,5 +74,5 @@ def _every_week(rows: pl.LazyFrame, end: date) -> pl.LazyFrame:
 def _usual(value: pl.Expr, kind: str) -> pl.Expr:
     """Mean or median of the weeks before; null if too few of them have a value."""
     before = value.cast(pl.Float64).shift(1)
-    rolling = before.rolling_mean if kind == "mean" else before.rolling_median
-    return rolling(PAST_WEEKS, min_samples=FEWEST_WEEKS).over(KEY)
+    average = before.rolling_mean if kind == "mean" else before.rolling_median
+    return average(PAST_WEEKS, min_samples=FEWEST_WEEKS).over(KEY)

@@ -107,10 +107,8 @@ def changed(stored_plan: pl.DataFrame | None, plan: pl.DataFrame) -> pl.DataFram
     if stored_plan is None:
         return plan
     names = plan.columns
-    lacking = [
-        pl.lit(None, plan.schema[name]).alias(name) for name in names if name not in stored_plan.columns
-    ]
-    return plan.join(stored_plan.with_columns(lacking).select(names), on=names, how="anti", nulls_equal=True)
+    nulls = [pl.lit(None, plan.schema[name]).alias(name) for name in names if name not in stored_plan.columns]
+    return plan.join(stored_plan.with_columns(nulls).select(names), on=names, how="anti", nulls_equal=True)
 
 
 def beside(stored_plan: pl.DataFrame | None, rows: pl.DataFrame) -> pl.DataFrame:
@@ -128,9 +126,9 @@ def beside(stored_plan: pl.DataFrame | None, rows: pl.DataFrame) -> pl.DataFrame
     return both.select(*ON, *[c for name in differs for c in (f"{name} before", name) if c in both.columns])
 
 
-def affected(requested: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """The `requested` keys whose forecasts may differ if the plan differs in `rows`."""
-    return requested.filter(
+def affected(keys: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """Those of `keys` whose forecasts may differ if the plan differs in `rows`."""
+    return keys.filter(
         pl.col("sku").is_in(rows["sku"].unique().implode())
         | pl.col("store").is_in(rows["store"].unique().implode())
     )
