@@ -87,11 +87,11 @@ def deploy(prefect_file: File = PREFECT_FILE) -> int:
             _say(f"removed, because it is not in the file: {one.deployment}, {one.fact}")
         for name, action in apply_automations(client, automations(client, values)).items():
             _say(f"automation {name}: {action}")
-        remaining = differences(client, content, pool)
+        rest = differences(client, content, pool)
         for name in deployments_by_name(content):
             _say(f"deployed {name}")
-    _tell(remaining, "python -m deployments drift --repair removes what is no longer in the file.")
-    return int(any(one.fact != GONE or one.server is None for one in remaining))
+    _tell(rest, "python -m deployments drift --repair removes what is no longer in the file.")
+    return int(any(one.fact != GONE or one.server is None for one in rest))
 
 
 @app.command
@@ -166,8 +166,8 @@ def _repair(
         *remove_triggers(client, all_differences, pool),
         *remove_deployments(client, all_differences, pool),
     ]
-    differing = {one.deployment for one in all_differences if one not in surplus}
-    again = [one for name, one in deployments_by_name(content).items() if name in differing]
+    names = {one.deployment for one in all_differences if one not in surplus}
+    again = [one for name, one in deployments_by_name(content).items() if name in names]
     if again:
         apply_pool(client, values)
         apply_queues(client, values["ALMANAC_POOL"], values["ALMANAC_POOL_TYPE"])

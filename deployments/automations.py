@@ -48,7 +48,7 @@ def apply_automations(client: SyncPrefectClient, declarations: list[AutomationCo
     mine = [one for one in client.read_automations() if MINE in one.tags]
     actions = {}
     for one in declarations:
-        same = [existing for existing in mine if existing.name == one.name]
+        same = [other for other in mine if other.name == one.name]
         for surplus in same[1:]:
             client.delete_automation(surplus.id)
         if not same:
@@ -58,10 +58,10 @@ def apply_automations(client: SyncPrefectClient, declarations: list[AutomationCo
         actions[one.name] = (
             "created" if not same else "unchanged" if _content(same[0]) == _content(one) else "updated"
         )
-    for existing in mine:
-        if existing.name not in actions:
-            client.delete_automation(existing.id)
-            actions[existing.name] = "removed"
+    for other in mine:
+        if other.name not in actions:
+            client.delete_automation(other.id)
+            actions[other.name] = "removed"
     return actions
 
 

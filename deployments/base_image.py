@@ -73,10 +73,8 @@ def move_digest(dockerfile: Path, *, check: bool) -> str | None:
 
 if __name__ == "__main__":
     try:
-        differing = [
-            note for one in DOCKERFILES if (note := move_digest(one, check="--check" in sys.argv[1:]))
-        ]
+        notes = [note for one in DOCKERFILES if (note := move_digest(one, check="--check" in sys.argv[1:]))]
     except ImageError as error:
         sys.exit(str(error))
-    print("\n".join(differing) or "Both Dockerfiles name the current digest of their base's tag.")
-    sys.exit(int(bool(differing) and "--check" in sys.argv[1:]))
+    print("\n".join(notes) or "Both Dockerfiles name the current digest of their base's tag.")
+    sys.exit(int(bool(notes) and "--check" in sys.argv[1:]))

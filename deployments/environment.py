@@ -90,12 +90,12 @@ def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def _missing(values: Mapping[str, str], *, process: bool) -> list[str]:
-    required = [one.name for one in VARIABLES if one.default is None]
-    required += [] if process else ["ALMANAC_IMAGE"]
+    names = [one.name for one in VARIABLES if one.default is None]
+    names += [] if process else ["ALMANAC_IMAGE"]
     if values["ALMANAC_MACHINES_TELEMETRY"]:
-        required += ["ALMANAC_MACHINES_MAINTENANCE", "ALMANAC_MACHINES_FAILURES"]
+        names += ["ALMANAC_MACHINES_MAINTENANCE", "ALMANAC_MACHINES_FAILURES"]
     purposes = {one.name: one.purpose for one in VARIABLES}
-    return [f"{name} is not set: {purposes[name]}." for name in required if not values[name]]
+    return [f"{name} is not set: {purposes[name]}." for name in names if not values[name]]
 
 
 def _wrong(values: Mapping[str, str], *, process: bool) -> list[str]:

@@ -45,9 +45,9 @@ def part(lock: str, names: Iterable[str] = ()) -> str:
     """
     pins = blocks(lock)
     roots = set(names) or {PROJECT}
-    if missing := roots - {PROJECT} - set(pins):
+    if unknown_names := roots - {PROJECT} - set(pins):
         raise LockError(
-            f"{', '.join(sorted(missing))}: not in the lock. Expected the name of a pinned package; "
+            f"{', '.join(sorted(unknown_names))}: not in the lock. Expected the name of a pinned package; "
             "add it to pyproject.toml and run `make lock`."
         )
     needed_by = {

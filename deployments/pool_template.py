@@ -32,8 +32,8 @@ def with_defaults(template: Mapping[str, Any], values: Mapping[str, Any]) -> dic
         name: one | {"default": defaults[name]} if name in defaults else one
         for name, one in properties.items()
     }
-    required = [name for name in variables.get("required", []) if name not in defaults]
-    return {**template, "variables": {**variables, "properties": updates, "required": required}}
+    required_names = [name for name in variables.get("required", []) if name not in defaults]
+    return {**template, "variables": {**variables, "properties": updates, "required": required_names}}
 
 
 if __name__ == "__main__":

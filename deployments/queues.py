@@ -29,14 +29,14 @@ def apply_queues(client: SyncPrefectClient, pool: str, kind: str) -> dict[str, s
     actions = {}
     place = {"work_pool_name": pool}
     for priority, (name, limit) in enumerate(limits(kind).items(), start=1):
-        existing = queues(client, pool)
+        server_queues = queues(client, pool)
         settings = {"priority": priority, "concurrency_limit": limit}
         actions[name] = "unchanged"
-        if name not in existing:
+        if name not in server_queues:
             new = {"name": name, **settings}
             client.request("POST", "/work_pools/{work_pool_name}/queues", path_params=place, json=new)
             actions[name] = "created"
-        elif settings != {fact: existing[name][fact] for fact in settings}:
+        elif settings != {fact: server_queues[name][fact] for fact in settings}:
             queue = place | {"name": name}
             client.request(
                 "PATCH", "/work_pools/{work_pool_name}/queues/{name}", path_params=queue, json=settings

@@ -65,24 +65,24 @@ def score_range(
     clock = Clock()
     every = as_ofs(scenario, store, first, last)
     past = set(published_as_ofs(scenario, store, scores, every[0]))
-    missing = [one for one in every if one not in past]
+    gaps = [one for one in every if one not in past]
 
     def publish(as_of: AsOf) -> Mapping[str, Any]:
         return score(scenario, store, scores, as_of, bundle, options, dry_run=False)
 
-    rows, errors = _each(missing, publish)
+    rows, errors = _each(gaps, publish)
     name_run(f"{scenario.name}-backfill {time_text(every[0])} to {time_text(every[-1])}")
     if errors:
         lines = "\n".join(f"{time_text(one)}: {error}" for one, error in list(errors.items())[:10])
         raise BackfillError(
-            f"{len(errors):,} of {len(missing):,} times could not be scored; the others are published. Correct the cause "
+            f"{len(errors):,} of {len(gaps):,} times could not be scored; the others are published. Correct the cause "
             f"and start again with the same range.\n{lines}"
         )
     return {
         "from": str(every[0]),
         "to": str(every[-1]),
-        "scored": len(missing),
-        "published_before": len(every) - len(missing),
+        "scored": len(gaps),
+        "published_before": len(every) - len(gaps),
         "rows": rows,
         "seconds": clock.seconds,
     }

@@ -45,7 +45,7 @@ run passes on its own.
 class ClusterError(AlmanacError):
     """There is nothing to compute on: the scheduler cannot be reached."""
 
-    passing = True
+    is_temporary = True
 
 
 @contextmanager

@@ -179,9 +179,9 @@ def _check_words(words: Sequence[str]) -> None:
 def _refuse_other_encodings(option: str, text: str) -> None:
     """Raise `EncodingError` for text with bytes that this process cannot decode."""
     if any("\ud800" <= letter <= "\udfff" for letter in text):
-        written = os.fsencode(text).decode(errors="backslashreplace")
+        spelling = os.fsencode(text).decode(errors="backslashreplace")
         raise EncodingError(
-            f"{option} {written}: these bytes cannot be decoded. Expected a UTF-8 locale and a name in UTF-8. Set "
+            f"{option} {spelling}: these bytes cannot be decoded. Expected a UTF-8 locale and a name in UTF-8. Set "
             "PYTHONUTF8=1, or rename the file."
         )
 

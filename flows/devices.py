@@ -281,9 +281,9 @@ def _score(
     if as_of is not None:
         hours = [as_of]
     else:
-        missing = due(DEVICES, store, "score", catch_up)
-        hours, again = [*missing.as_ofs], missing.again
-        notes = [*missing.notes, *stale(DEVICES, store, missing.newest), *_behind(store, missing.newest)]
+        backlog = due(DEVICES, store, "score", catch_up)
+        hours, again = [*backlog.as_ofs], backlog.again
+        notes = [*backlog.notes, *stale(DEVICES, store, backlog.newest), *_behind(store, backlog.newest)]
     results = []
     for hour in hours:
         number = bundle or (bundle_for(DEVICES, store, hour) if as_of is None and hour not in again else None)
@@ -293,7 +293,7 @@ def _score(
     if not results:
         return {
             "published": False,
-            "covered_by": f"an earlier run: every hour up to {missing.newest:%Y-%m-%dT%H:%MZ} is published",
+            "covered_by": f"an earlier run: every hour up to {backlog.newest:%Y-%m-%dT%H:%MZ} is published",
             "notes": notes,
             "hours": [],
         }

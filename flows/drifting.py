@@ -62,16 +62,16 @@ def watch(
     shards = watched_shards(counts)
     over_shards("watching", watch_shards, scenario, run, {shard: counts[shard] for shard in shards})
     lines = measure_drift(scenario, run, shards, rule)
-    announced = publish_drift(run, lines, cooldown_days)
+    is_announced = publish_drift(run, lines, cooldown_days)
     accuracy = accuracy_since(run)
-    if announced:
+    if is_announced:
         announce_drift(run, lines, accuracy)
     alarms = lines.filter("drifted")
     message = reason(run, alarms) if alarms.height else f"Nothing has drifted as of {time_text(run.as_of)}."
     get_run_logger().info(message)
     return result | {
         "drifted": alarms["feature"].to_list(),
-        "announced": announced,
+        "announced": is_announced,
         "accuracy": accuracy,
         "features": lines.select(SHOWN).to_dicts(),
         "notes": [message],

@@ -103,7 +103,7 @@ def evaluate_published(
     }
     summary |= {"drift": watch(scenario, store)}
     clock.mark("drift")
-    return summary | {"left": judging.left, "stages": clock.stages, "seconds": clock.seconds}
+    return summary | {"left": judging.backlog, "stages": clock.stages, "seconds": clock.seconds}
 
 
 def evaluate_bundle(
@@ -154,8 +154,8 @@ def _judging_summary(scenario: Scenario, judging: Judging, clock: Clock) -> dict
     record = track_judgements(run, metrics)
     remember_judgements(judging, results)
     clock.mark("track")
-    pending = sum(one.pending for one in results)
-    get_run_logger().info("%d published times judged, %s rows pending", len(results), f"{pending:,}")
+    pending_rows = sum(one.pending for one in results)
+    get_run_logger().info("%d published times judged, %s rows pending", len(results), f"{pending_rows:,}")
     return {
         "run_id": run.id,
         "judged": len(results),
@@ -165,9 +165,9 @@ def _judging_summary(scenario: Scenario, judging: Judging, clock: Clock) -> dict
         "table": publication.table,
         "version": publication.version,
         "rows": publication.rows,
-        "pending": pending,
-        "metrics": _lines(metrics) if pending < publication.rows else {},
-        "notes": [] if pending < publication.rows else ["No ground truth is known yet."],
+        "pending": pending_rows,
+        "metrics": _lines(metrics) if pending_rows < publication.rows else {},
+        "notes": [] if pending_rows < publication.rows else ["No ground truth is known yet."],
         "mlflow_run": record,
     }
 

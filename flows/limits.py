@@ -86,7 +86,7 @@ def _worth_another_try(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except AlmanacError as error:
-            if not error.passing:
+            if not error.is_temporary:
                 _try_no_more()
             raise
 

@@ -33,7 +33,7 @@ STUCK_SECONDS = 1800.0
 class StuckError(AlmanacError):
     """Mapped tasks do not end."""
 
-    passing = True
+    is_temporary = True
 
 
 def _raise(_: int, error: Exception) -> Any:
@@ -87,17 +87,17 @@ def _as_completed(
     label: str, futures: Sequence[PrefectFuture[Any]], stuck_seconds: float
 ) -> Iterator[PrefectFuture[Any]]:
     """The futures in the order in which they end."""
-    pending = {future.task_run_id: future for future in futures}
-    while pending:
-        before = len(pending)
+    rest = {future.task_run_id: future for future in futures}
+    while rest:
+        before = len(rest)
         try:
-            for future in as_completed(list(pending.values()), timeout=stuck_seconds):
-                if pending.pop(future.task_run_id, None):
+            for future in as_completed(list(rest.values()), timeout=stuck_seconds):
+                if rest.pop(future.task_run_id, None):
                     yield future
         except TimeoutError:
-            if len(pending) == before:
+            if len(rest) == before:
                 raise StuckError(
-                    f"{label}: no task has ended for {stuck_seconds:,.0f} s; {len(pending):,} of {len(futures):,} "
+                    f"{label}: no task has ended for {stuck_seconds:,.0f} s; {len(rest):,} of {len(futures):,} "
                     "tasks are left. The run ends, and finished work is kept: start it again."
                 ) from None
 

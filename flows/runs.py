@@ -88,8 +88,8 @@ def train_bundle(
     Hyperparameters that `options` omits are those of a tuned champion, else the defaults.
     """
     clock = Clock()
-    tuned, notes = with_tuned(scenario, store, options)
-    run = resolve_training(scenario, store, as_of, tuned)
+    options, notes = with_tuned(scenario, store, options)
+    run = resolve_training(scenario, store, as_of, options)
     name_run(f"{scenario.name}-train {time_text(run.as_of)}")
     begin(scenario, run)
     if as_of is None:
@@ -194,7 +194,7 @@ def _publish(
         "seconds": clock.seconds,
     }
     announce(scenario, run, summary, publication, events)
-    _record(scenario, run, counts, results, published=not publication.already)
+    _record(scenario, run, counts, results, is_published=not publication.already)
     if url := settings().sql_url:
         from tasks.sql.publish import publish_sql
 
@@ -213,7 +213,7 @@ def _record(
     counts: Mapping[str, int],
     results: Sequence[ShardResult],
     *,
-    published: bool,
+    is_published: bool,
 ) -> None:
     ledger.record(
         run.store,
@@ -225,8 +225,8 @@ def _record(
         versions=run.versions,
         counts=counts,
         reasons=reasons(results),
-        started=first_start(run),
-        published=published,
+        start=first_start(run),
+        is_published=is_published,
     )
 
 
@@ -238,8 +238,8 @@ def _score_shards(scenario: Scenario, run: Run, shards: Mapping[int, int]) -> li
     loaded, ends the run at once.
     """
     earlier = [result for shard in shards if (result := finished_result(run, shard))]
-    pending = {shard: shards[shard] for shard in shards.keys() - {one.shard for one in earlier}}
-    new, shard_errors = _score_pending(scenario, run, pending)
+    rest = {shard: shards[shard] for shard in shards.keys() - {one.shard for one in earlier}}
+    new, shard_errors = _score_pending(scenario, run, rest)
     for note in stuck(run):
         get_run_logger().warning(note)
     if shard_errors:
@@ -255,15 +255,15 @@ def _score_shards(scenario: Scenario, run: Run, shards: Mapping[int, int]) -> li
 
 
 def _score_pending(
-    scenario: Scenario, run: Run, pending: Mapping[int, int]
+    scenario: Scenario, run: Run, shards: Mapping[int, int]
 ) -> tuple[list[ShardResult], dict[int, str]]:
     """Results of the shards that could be scored, and the error of each other shard.
 
     Small shards share a task. If that task fails, the first of its shards without a result is at fault; those after it
     are tried without it.
     """
-    again = [shard for shard in pending if written_result(run, shard)]
-    groups = in_tasks(pending, alone=again)
+    again = [shard for shard in shards if written_result(run, shard)]
+    groups = in_tasks(shards, alone=again)
     all_results: list[ShardResult] = []
     errors: dict[int, str] = {}
     while groups:
@@ -280,7 +280,7 @@ def _score_groups(
 
     The errors of shards at fault are entered into `errors`.
     """
-    remaining: list[list[int]] = []
+    next_groups: list[list[int]] = []
 
     def keep_error(position: int, error: Exception) -> list[ShardResult]:
         if isinstance(error, AlmanacError):
@@ -293,7 +293,7 @@ def _score_groups(
             get_run_logger().error("Shard %d: %s", rest[0], error)
             errors[rest[0]] = f"{type(error).__name__}: {error}"
         if rest[1:]:
-            remaining.append(rest[1:])
+            next_groups.append(rest[1:])
         return results
 
     limit = limit_seconds(run, settings().stuck_seconds)
@@ -301,7 +301,7 @@ def _score_groups(
     futures = score_shards.map(unmapped(scenario), unmapped(run), groups, limit)
     longest = max(len(group) for group in groups)
     by_group = gather("scoring", futures, keep_error, stuck_seconds=6 * limit * longest)
-    return [*chain.from_iterable(by_group)], remaining
+    return [*chain.from_iterable(by_group)], next_groups
 
 
 def _refuse_failures(

@@ -64,7 +64,7 @@ _OTHER_DATABASE = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABA
 class ServerError(AlmanacError):
     """No Prefect server can be reached or started."""
 
-    passing = True
+    is_temporary = True
 
 
 @dataclass(frozen=True)

@@ -78,18 +78,18 @@ def compare_plans(
     rows, whatif_notes = whatif.usable(rows, run.tables(SALES), run.as_of, options.horizon)
     stored_plan = run.tables(SALES)["plan"].collect() if "plan" in run.versions else None
     other = whatif.merged(stored_plan, rows)
-    differing = whatif.changed(stored_plan, other)
+    changes = whatif.changed(stored_plan, other)
     clock.mark("plan")
-    lines, order_notes = whatif.in_order(_lines(run, other, differing), stored_plan, other)
+    lines, order_notes = whatif.in_order(_lines(run, other, changes), stored_plan, other)
     clock.mark("score")
-    notes = [*run.notes, *notes, *whatif_notes, *_about_plan(stored_plan, differing), *order_notes]
+    notes = [*run.notes, *notes, *whatif_notes, *_about_plan(stored_plan, changes), *order_notes]
     for note in notes:
         get_run_logger().info(note)
     bands = whatif.bands(lines, bundles.files(data_store, SALES.name, run.bundle or 0), run.as_of, options)
     comparison = _comparison(lines, bands)
     address = None
     if page:
-        beside = whatif.beside(stored_plan, differing)
+        beside = whatif.beside(stored_plan, changes)
         sections = whatif_page.sections(lines, bands, beside, run.tables(SALES), run.as_of, notes)
         address = write_whatif_page(run, page, plan, sections)
     announce_whatif(run, comparison["weeks"], address, plan)
@@ -98,7 +98,7 @@ def compare_plans(
         "bundle": run.bundle,
         "published": False,
         "plan_rows": rows.height,
-        "plan_rows_changed": differing.height,
+        "plan_rows_changed": changes.height,
         **comparison,
         "page": address,
         "lines": write_lines(lines, to) if to else None,
@@ -120,30 +120,30 @@ def _comparison(lines: pl.DataFrame, bands: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _lines(run: Run, other: pl.DataFrame, differing: pl.DataFrame) -> pl.DataFrame:
+def _lines(run: Run, other: pl.DataFrame, changes: pl.DataFrame) -> pl.DataFrame:
     """The forecasts of all keys that may differ, with the stored plan and with the other."""
     options = Options.of(run.options)
     before = SALES.requested_keys(run.tables(SALES), run.as_of, run.options).collect()
     after = SALES.requested_keys(
         {**run.tables(SALES), "plan": other.lazy()}, run.as_of, run.options
     ).collect()
-    keys = whatif.affected(after, differing)
+    keys = whatif.affected(after, changes)
     rows = score_in_memory(SALES, run, keys.join(before, on=KEY, how="semi"))
     others = score_in_memory(SALES, run, keys, {"plan": other.lazy()})
     return whatif.differences(rows, others, options.columns, middle_column(options))
 
 
-def _about_plan(stored_plan: pl.DataFrame | None, differing: pl.DataFrame) -> list[str]:
+def _about_plan(stored_plan: pl.DataFrame | None, changes: pl.DataFrame) -> list[str]:
     if stored_plan is None:
         return ["The store has no plan: the comparison is with the forecast without one."]
-    return [] if differing.height else ["The plan is the same as the stored one: nothing differs."]
+    return [] if changes.height else ["The plan is the same as the stored one: nothing differs."]
 
 
 def _largest(lines: pl.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:
     """The lines with the largest differences in either direction; equal lines are left out."""
-    differing = lines.filter(pl.col("difference").abs() > 0)
+    differences = lines.filter(pl.col("difference").abs() > 0)
     order = [True, *[False] * len(by)]
-    return differing.sort(pl.col("difference").abs(), *by, descending=order).head(_LINES).to_dicts()
+    return differences.sort(pl.col("difference").abs(), *by, descending=order).head(_LINES).to_dicts()
 
 
 def _rounded_total(total: dict[str, float | None]) -> dict[str, float | None]:

@@ -57,8 +57,8 @@ class _Case:
         tables = {}
         for name, frame in self.frames.items():
             columns = self.scenario.tables[name].shard_by
-            sharded = _with_shard(frame, columns, self.shards) if columns else frame
-            own = sharded if shard is None or not columns else sharded.filter(pl.col("shard") == shard)
+            whole = _with_shard(frame, columns, self.shards) if columns else frame
+            own = whole if shard is None or not columns else whole.filter(pl.col("shard") == shard)
             tables[name] = own.lazy()
         return tables
 
@@ -80,9 +80,9 @@ class _Case:
 
     def scores(self, model: Any, calls: int = 1) -> Scores:
         """The scores of all requested keys, shard by shard, the keys of each shard split into `calls` calls."""
-        requested, context, parts = self.requested_keys(), self.context(), []
+        all_keys, context, parts = self.requested_keys(), self.context(), []
         for shard in range(self.shards):
-            keys = requested.filter(shard=shard).select(self.scenario.key).sort(self.scenario.key)
+            keys = all_keys.filter(shard=shard).select(self.scenario.key).sort(self.scenario.key)
             for call in range(calls):
                 some = keys.gather_every(calls, call) if call < keys.height else keys.clear()
                 if some.height:
@@ -113,13 +113,13 @@ def check_scenario(
         name, column = next((n, c) for n, c in times.items() if scenario.tables[n].shard_by)
         as_of = frames[name][column].unique().sort()[int(0.8 * (frames[name][column].n_unique() - 1))]
     lazy = _Case(scenario, frames, as_of, options or {}).tables()
-    resolved = scenario.resolve_as_of(lazy, as_of, datetime.now(UTC))
-    case = _Case(scenario, frames, resolved, options or {})
+    as_of = scenario.resolve_as_of(lazy, as_of, datetime.now(UTC))
+    case = _Case(scenario, frames, as_of, options or {})
     earlier = {
-        name: frame.filter(pl.col(times[name]) <= resolved) if name in times else frame
+        name: frame.filter(pl.col(times[name]) <= as_of) if name in times else frame
         for name, frame in frames.items()
     }
-    past = _Case(scenario, earlier, resolved, options or {})
+    past = _Case(scenario, earlier, as_of, options or {})
     bundle = _check_training(case, past)
     model = _check_round_trip(case, bundle)
     _check_scoring(case, past, model)
@@ -159,9 +159,9 @@ def _check_scoring(case: _Case, past: _Case, model: Any) -> None:
     if difference := _difference(scores.rows, case.scores(model).rows):
         raise ScenarioError(name, RANDOM, f"{difference} Scoring twice must produce the same rows.")
     _check_keys(case, scores)
-    missing = set(case.scenario.published_table(case.options).schema) - set(scores.rows.columns)
-    if missing:
-        raise ScenarioError(name, COLUMNS, f"The rows lack published columns: {', '.join(sorted(missing))}.")
+    gaps = set(case.scenario.published_table(case.options).schema) - set(scores.rows.columns)
+    if gaps:
+        raise ScenarioError(name, COLUMNS, f"The rows lack published columns: {', '.join(sorted(gaps))}.")
     others = (
         (LOOKS_AHEAD, past.scores(model), f"Rows must not use anything after {case.as_of}."),
         (
@@ -182,21 +182,21 @@ def _check_scoring(case: _Case, past: _Case, model: Any) -> None:
 
 def _check_keys(case: _Case, scores: Scores) -> None:
     key, name = list(case.scenario.key), case.scenario.name
-    requested = case.requested_keys().select(key)
+    all_keys = case.requested_keys().select(key)
     for there, here, what in (
-        (requested, scores.keys, "requested but not accounted for"),
-        (scores.keys, requested, "accounted for but not requested"),
-        (scores.rows, requested, "published but not requested"),
+        (all_keys, scores.keys, "requested but not accounted for"),
+        (scores.keys, all_keys, "accounted for but not requested"),
+        (scores.rows, all_keys, "published but not requested"),
         (
             scores.keys.filter(pl.col("status").is_in(["scored", "fallback"])),
             scores.rows,
             "reported as scored but have no row",
         ),
     ):
-        missing = there.select(key).unique().join(here.select(key), on=key, how="anti").sort(key)
-        if missing.height:
+        lost_keys = there.select(key).unique().join(here.select(key), on=key, how="anti").sort(key)
+        if lost_keys.height:
             raise ScenarioError(
-                name, LOST_KEY, f"{missing.height} keys were {what}, for example {missing.row(0)}."
+                name, LOST_KEY, f"{lost_keys.height} keys were {what}, for example {lost_keys.row(0)}."
             )
     if scores.keys.height != scores.keys.select(key).n_unique():
         raise ScenarioError(name, LOST_KEY, "A key was accounted for more than once.")

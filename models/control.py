@@ -80,18 +80,16 @@ def limits(values: Sequence[float], tail: float = FALSE_ALARMS) -> Limits | None
     return Limits(max(mean - half, 0.0) ** 2, mean**2, (mean + half) ** 2, n)
 
 
-def points(
-    published: pl.DataFrame, backtest: pl.DataFrame, charts: Mapping[str, ControlChart]
-) -> pl.DataFrame:
+def points(tallies: pl.DataFrame, backtest: pl.DataFrame, charts: Mapping[str, ControlChart]) -> pl.DataFrame:
     """The points of `charts` with their limits and verdicts, sorted by chart, series and period; see `CONTROL`.
 
-    `published` and `backtest` are tallies (`models.scenario.TALLIES`) of any number of `as_of`s; the
+    `tallies` of published rows and of the `backtest` (`models.scenario.TALLIES`) are of any number of `as_of`s; the
     backtest counts up to the first published point. Limits depend only on earlier points.
     """
     place = ["chart", "series", "period"]
     sums_by_source = []
-    for source, tallies in ((BACKTEST, backtest), (PUBLISHED, published)):
-        sums = tallies.group_by(place).agg(pl.col("numerator", "denominator", "rows").sum())
+    for source, frame in ((BACKTEST, backtest), (PUBLISHED, tallies)):
+        sums = frame.group_by(place).agg(pl.col("numerator", "denominator", "rows").sum())
         valid = sums.filter(pl.col("denominator") > 0, pl.col("chart").is_in(list(charts)))
         sums_by_source.append(valid.with_columns(pl.lit(source).alias("source")))
     first = sums_by_source[1].group_by("chart", "series").agg(pl.col("period").min().alias("first"))

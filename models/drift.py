@@ -197,8 +197,8 @@ def _feature(
             this = np.bincount(bins.of_each(new), minlength=bins.number)[None, :].astype(float)
             value = float(psi(this, everything)[0])
             excess = value / limit if limit else 0.0
-            drifted = excess > (1.0 if again else rule.far)
-            line |= {"psi": value, "drifted": drifted, **_description(old, new)}
+            is_drift = excess > (1.0 if again else rule.far)
+            line |= {"psi": value, "drifted": is_drift, **_description(old, new)}
             line |= {} if usual is None else {"usual": usual.median, "p_value": usual.p_value(value)}
         again = excess > 1
         lines.append(line)

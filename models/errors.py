@@ -6,11 +6,11 @@ from typing import ClassVar
 class AlmanacError(Exception):
     """An error that says what was given, what was expected and what to do; shown without a traceback.
 
-    `passing` says whether it may disappear by itself, so that a retry is worthwhile. Most do not: the input
+    `is_temporary` says whether it may disappear by itself, so that a retry is worthwhile. Most do not: the input
     stays wrong until someone corrects it.
     """
 
-    passing: ClassVar[bool] = False
+    is_temporary: ClassVar[bool] = False
 
 
 class ContractError(AlmanacError):

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 @contextmanager
 def without(*modules: str) -> Iterator[None]:
     """Make imports of these modules fail in the block, as if they were not installed; loaded modules stay."""
-    hidden = [name for name in modules if name not in sys.modules]
-    for name in hidden:
+    names = [name for name in modules if name not in sys.modules]
+    for name in names:
         sys.modules[name] = None  # type: ignore[assignment]
     try:
         yield
     finally:
-        for name in hidden:
+        for name in names:
             del sys.modules[name]

@@ -106,13 +106,13 @@ def day(column: str, order: DateOrder | None) -> pl.Expr:
 
 
 def beside(
-    base: SourceFile, side: SourceFile, on: Sequence[str], dated: Mapping[str, str], order: DateOrder | None
+    base: SourceFile, side: SourceFile, on: Sequence[str], on_day: Mapping[str, str], order: DateOrder | None
 ) -> SourceFile:
     """`base` with the columns of `side` that it lacks, joined by `on` and the day. `ContractError` if no row matches.
 
-    `dated` maps the day column of the base to that of the side.
+    `on_day` maps the day column of the base to that of the side.
     """
-    ((own_day, other_day),) = dated.items()
+    ((own_day, other_day),) = on_day.items()
     here, there = base.columns, side.columns
     extra = [c for c in there if c not in here and c not in (*on, other_day)]
     keys = [pl.col(c).cast(pl.String).str.strip_chars().alias(f"| {c}") for c in on]

@@ -99,8 +99,8 @@ def enter(run: Run, counts: Mapping[str, int], results: list[ShardResult], *, pu
         versions=run.versions,
         counts=counts,
         reasons=reasons(results),
-        started=first_start(run),
-        published=published,
+        start=first_start(run),
+        is_published=published,
     )
 
 

@@ -258,17 +258,17 @@ class Devices(
         }
 
     def events(
-        self, rows: pl.LazyFrame, derived: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+        self, rows: pl.LazyFrame, frames: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> list[Event]:
         """`incident` for each one that became an alarm in this run, the most unusual first; `new_level` for each sensor
         whose lasting change has become normal.
         """
-        new = derived["incidents"].filter("is_new_alarm").sort("p_value", "incident")
+        new = frames["incidents"].filter("is_new_alarm").sort("p_value", "incident")
         events = [
             Event("incident", f"devices.{row['device']}.{row['start']:%Y-%m-%dT%H:%MZ}", _payload(row))
             for row in new.with_columns(incidents.what_happened()).iter_rows(named=True)
         ]
-        return events + (levels.events(derived["levels"]) if "levels" in derived else [])
+        return events + (levels.events(frames["levels"]) if "levels" in frames else [])
 
     def watched_inputs(
         self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]

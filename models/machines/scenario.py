@@ -295,10 +295,10 @@ class Machines(
         return scoring.with_rank(rows)
 
     def events(
-        self, rows: pl.LazyFrame, derived: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+        self, rows: pl.LazyFrame, frames: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> list[Event]:
         """`at_risk` for each machine with a newly opened alarm, by its best rank."""
-        return alarms.at_risk(derived["alarms"])
+        return alarms.at_risk(frames["alarms"])
 
     def evaluate(
         self,

@@ -316,8 +316,8 @@ class _TrackPacker:
     def encode(self, rows: _Rows, keys: pl.DataFrame) -> _Block:
         """The rows as arrays of `keys.height` series."""
         frame = rows.frame
-        numbered = keys.with_row_index("__series")
-        of_run = rows.keys.join(numbered, on=self.key, how="left", maintain_order="left")
+        numbers = keys.with_row_index("__series")
+        of_run = rows.keys.join(numbers, on=self.key, how="left", maintain_order="left")
         series = of_run["__series"].to_numpy()[rows.run]
         when = np.searchsorted(self.times.to_physical().to_numpy(), frame[self.time].to_physical().to_numpy())
         values = np.full((keys.height, len(self.columns), len(self.times)), np.nan)

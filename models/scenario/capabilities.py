@@ -132,9 +132,9 @@ class EmitsEvents(ABC):
 
     @abstractmethod
     def events(
-        self, rows: pl.LazyFrame, derived: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+        self, rows: pl.LazyFrame, frames: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> list[Event]:
-        """The few events that others may act on."""
+        """The few events that others may act on; `frames` are the derived tables."""
 
 
 class HasPage(ABC):

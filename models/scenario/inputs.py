@@ -96,8 +96,8 @@ class Table:
         A row replaces an earlier one with the same unique columns, stored or among `rows`.
         """
         latest = rows if self.rows_at_a_time is None else last_of_each(rows, self.unique)
-        folded = as_new_rows(latest) if stored_rows is None else replace(stored_rows, latest, self.unique)
-        return dataclasses.replace(folded, superseded=rows.height - latest.height)
+        result = as_new_rows(latest) if stored_rows is None else replace(stored_rows, latest, self.unique)
+        return dataclasses.replace(result, superseded=rows.height - latest.height)
 
     def replace(self, stored_rows: pl.LazyFrame | None, rows: pl.DataFrame) -> FoldResult:
         """As `fold`, for accepted rows that are complete for the range of time that they cover."""

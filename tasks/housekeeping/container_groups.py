@@ -24,7 +24,7 @@ _GRACE = timedelta(hours=1)
 class AzureError(AlmanacError):
     """Azure Resource Manager cannot be reached, or refuses a request."""
 
-    passing = True
+    is_temporary = True
 
 
 def clients(subscription: str) -> tuple[Any, Any]:

@@ -58,7 +58,7 @@ def expire_studies(
     The result of a study stays on its page and in the manifest of the bundle that uses it.
     """
     before = now - timedelta(days=study_days)
-    old = [path for path, modified in files_under(store, Layout(scenario).studies) if modified < before]
+    old = [path for path, time in files_under(store, Layout(scenario).studies) if time < before]
     return remove(store, old, dry_run=dry_run)
 
 

@@ -104,7 +104,7 @@ def recorded_versions(store: Store, name: str, since: datetime) -> list[int]:
 def expire_pages(store: Store, scenario: str, page_days: int, now: datetime, *, dry_run: bool) -> list[str]:
     """Remove the pages of a scenario that are older than `page_days`, except the newest; return their paths."""
     pages = sorted(files_under(store, Layout(scenario).pages), key=lambda file: file[1])
-    old = [path for path, modified in pages[:-1] if modified < now - timedelta(days=page_days)]
+    old = [path for path, time in pages[:-1] if time < now - timedelta(days=page_days)]
     return remove(store, old, dry_run=dry_run)
 
 
@@ -125,7 +125,7 @@ def expire_runs(store: Store, scenario: str, run_days: int, now: datetime, *, dr
     for folder in _folders(store, Layout(scenario).runs):
         files = list(files_under(store, folder))
         days = _FINISHED_DAYS if folder.rpartition("/")[2] in run_ids else run_days
-        if files and max(modified for _, modified in files) < now - timedelta(days=min(days, run_days)):
+        if files and max(time for _, time in files) < now - timedelta(days=min(days, run_days)):
             old.append(folder)
             first = f"{folder}/context.json"
             paths = [path for path, _ in files]
@@ -159,11 +159,11 @@ def stuck_runs(stuck_hours: float, now: datetime) -> list[dict[str, Any]]:
 
 def scenarios(store: Store) -> list[str]:
     """Top-level folders of a store that hold expiring files."""
-    expiring = {"runs", "pages", "studies", "quarantine"}
+    kinds = {"runs", "pages", "studies", "quarantine"}
     return [
         folder
         for folder in _folders(store, None)
-        if {path.rpartition("/")[2] for path in _folders(store, folder)} & expiring
+        if {path.rpartition("/")[2] for path in _folders(store, folder)} & kinds
     ]
 
 

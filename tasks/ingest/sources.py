@@ -31,7 +31,7 @@ class SourceError(AlmanacError):
 class UnreadableError(SourceError):
     """The source cannot be read: it is damaged, or the service that holds it does not answer."""
 
-    passing = True
+    is_temporary = True
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,8 @@ def control_points(scenario: Scenario, store: Store) -> pl.DataFrame:
     if evaluations is None or not isinstance(scenario, HasControlCharts):
         return pl.DataFrame(schema=control.CONTROL)
     tallies = evaluations.select(pl.col("tallies").explode()).drop_nulls().unnest("tallies")
-    published = tallies.select(list(TALLIES)) if tallies.height else pl.DataFrame(schema=TALLIES)
-    points = control.points(
-        published, _of_backtest(scenario, store, evaluations["bundle"][0]), scenario.charts
-    )
+    tallies = tallies.select(list(TALLIES)) if tallies.height else pl.DataFrame(schema=TALLIES)
+    points = control.points(tallies, _of_backtest(scenario, store, evaluations["bundle"][0]), scenario.charts)
     store.retrying(CONTROL, lambda: _replace(store, Layout(scenario.name).table(CONTROL), points))
     return points
 

@@ -138,9 +138,9 @@ def publish_drift(run: Run, lines: pl.DataFrame, cooldown_days: float) -> bool:
     They are announced if a feature has drifted, unless drift was announced for an `as_of` less than `cooldown_days`
     earlier.
     """
-    announced = bool(lines["drifted"].any()) and not _cooling_down(run, cooldown_days)
-    publish_derived(run, DRIFT, lines.with_columns(pl.lit(announced).alias("announced")))
-    return announced
+    is_announced = bool(lines["drifted"].any()) and not _cooling_down(run, cooldown_days)
+    publish_derived(run, DRIFT, lines.with_columns(pl.lit(is_announced).alias("announced")))
+    return is_announced
 
 
 @task(name="announce-drift")
@@ -200,11 +200,11 @@ def _together(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
     Of more than `FEATURES` features, those with the most values are kept.
     """
     types = {name: dtype for part in parts for name, dtype in part.schema.items()}
-    lacking = {name: float("nan") if dtype.is_float() else None for name, dtype in types.items()}
+    blanks = {name: float("nan") if dtype.is_float() else None for name, dtype in types.items()}
     rows = pl.concat(
         [
             part.select(
-                pl.col(name) if name in part.columns else pl.lit(lacking[name], dtype).alias(name)
+                pl.col(name) if name in part.columns else pl.lit(blanks[name], dtype).alias(name)
                 for name, dtype in types.items()
             )
             for part in parts
@@ -241,10 +241,10 @@ def _first_of_newest(rows: pl.DataFrame, run: Run) -> AsOf:
 def _scores(scenario: Scenario, run: Run, shards: Sequence[int]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The bundle's published rows of the watched keys: those before the newest cycles, and those in them."""
     nothing = pl.DataFrame(), pl.DataFrame()
-    published = scenario.published_table(run.options)
-    rows = run.store.find(Layout(scenario.name).table(published.name))
-    watched = scenario.watched_scores(run.options) if isinstance(scenario, WatchesInputs) else ("rung",)
-    columns = [name for name in watched if name in published.schema]
+    table = scenario.published_table(run.options)
+    rows = run.store.find(Layout(scenario.name).table(table.name))
+    names = scenario.watched_scores(run.options) if isinstance(scenario, WatchesInputs) else ("rung",)
+    columns = [name for name in names if name in table.schema]
     if not columns or rows is None:
         return nothing
     keys = read_frame(run, requested_path(run)).filter(pl.col("shard").is_in(list(shards)))

@@ -36,13 +36,13 @@ class Target:
 class Judging:
     """The targets that a run judges, in groups of one task each.
 
-    The judgements of `unaffected` still hold. `left` is the number of others that are due and wait for the next run.
+    The judgements of the `others` still hold. `backlog` is the number of those that are due and wait for the next run.
     """
 
     run: Run
     groups: tuple[tuple[Target, ...], ...]
-    unaffected: tuple[AsOf, ...]
-    left: int
+    others: tuple[AsOf, ...]
+    backlog: int
 
     @property
     def targets(self) -> list[Target]:
@@ -78,9 +78,9 @@ def resolve_judging(
     if not within:
         raise RunError(_nothing(scenario, store, targets, since, until) + hint)
     verdicts = _verdicts(store, scenario.name)
-    touched = _Touched(store, scenario, scenario.ground_truth, versions, newest, verdicts)
-    due = [target for target in targets if touched(target, verdicts.get(target.as_of))]
-    unaffected = tuple(target.as_of for target in targets if target not in due)
+    is_touched = _Touched(store, scenario, scenario.ground_truth, versions, newest, verdicts)
+    due = [target for target in targets if is_touched(target, verdicts.get(target.as_of))]
+    others = tuple(target.as_of for target in targets if target not in due)
     selection = within
     if since is None and until is None:
         selection = sorted(due, key=lambda t: (_last(verdicts.get(t.as_of)), t.as_of))[:at_most]
@@ -93,7 +93,7 @@ def resolve_judging(
     run = Run(scenario.name, "evaluate", store, newest, versions, options, EVALUATIONS)
     size = -(-len(selection) // _GROUPS) or 1
     groups = tuple(tuple(selection[start : start + size]) for start in range(0, len(selection), size))
-    return Judging(run, groups, unaffected, len({t.as_of for t in due} - {t.as_of for t in selection}))
+    return Judging(run, groups, others, len({t.as_of for t in due} - {t.as_of for t in selection}))
 
 
 def judged_so_far(store: Store, scenario: str) -> pl.DataFrame | None:

@@ -63,10 +63,10 @@ def _judge(scenario: Scenario, run: Run, target: Target) -> Judgement:
     assert isinstance(scenario, HasGroundTruth), "checked when the run was resolved"
     ((table, version),) = run.options["published"].items()
     options = bundles.manifest(run.store, scenario.name, target.bundle)["options"]
-    published = run.store.scan(Layout(scenario.name).table(table), version).filter(
+    published_rows = run.store.scan(Layout(scenario.name).table(table), version).filter(
         pl.col("as_of") == target.as_of
     )
-    rows = scenario.judge(published, run.tables(scenario), run.as_of, options)
+    rows = scenario.judge(published_rows, run.tables(scenario), run.as_of, options)
     tallies: list[dict[str, Any]] = []
     if isinstance(scenario, HasControlCharts):
         tallies = scenario.tallies(rows.filter(~pl.col("pending")), options).select(list(TALLIES)).to_dicts()
@@ -159,11 +159,11 @@ def remember_judgements(judging: Judging, verdicts: Sequence[Judgement]) -> None
         }
         for one in verdicts
     ]
-    run.store.retrying(JUDGED, lambda: _remember(run, rows, judging.unaffected, facts))
+    run.store.retrying(JUDGED, lambda: _remember(run, rows, judging.others, facts))
 
 
 def _remember(
-    run: Run, rows: Sequence[Mapping[str, Any]], unaffected: Sequence[AsOf], facts: Mapping[str, Any]
+    run: Run, rows: Sequence[Mapping[str, Any]], others: Sequence[AsOf], facts: Mapping[str, Any]
 ) -> None:
     path = Layout(run.scenario).table(JUDGED)
     before = judged_so_far(run.store, run.scenario)
@@ -184,14 +184,14 @@ def _remember(
     }
     fresh = pl.DataFrame(list(rows), schema=schema)
     if before is not None:
-        late = pl.col("as_of").is_in(pl.Series(list(unaffected), dtype=like).implode())
-        bumped = before.with_columns(
+        late = pl.col("as_of").is_in(pl.Series(list(others), dtype=like).implode())
+        current = before.with_columns(
             pl.when(late).then(pl.lit(facts[name], schema[name])).otherwise(name).alias(name)
             for name in facts
         )
-        if fresh.is_empty() and bumped.equals(before):
+        if fresh.is_empty() and current.equals(before):
             return
-        fresh = pl.concat([bumped.join(fresh, on="as_of", how="anti"), fresh]).sort("as_of")
+        fresh = pl.concat([current.join(fresh, on="as_of", how="anti"), fresh]).sort("as_of")
     if fresh.height:
         write_deltalake(
             run.store.url_of(path) if before is None else run.store.table(path),

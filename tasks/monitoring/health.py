@@ -53,13 +53,13 @@ def health(scenario: Scenario, store: Store, now: datetime) -> Health | None:
         return None
     due = scenario.resolve_as_of(tables, None, now)
     run = _last_run(scenario, store)
-    published = None if run is None else type(due).fromisoformat(str(run["as_of"]))
+    last = None if run is None else type(due).fromisoformat(str(run["as_of"]))
     champion = bundles.champion(store, scenario.name)
     return Health(
         scenario=scenario.name,
-        late=None if champion is None else _late(scenario, published, due, now),
+        late=None if champion is None else _late(scenario, last, due, now),
         stale=None if scenario.cadence is None else is_stale(scenario, due, now),
-        published=None if published is None else published.isoformat(),
+        published=None if last is None else last.isoformat(),
         due=due.isoformat(),
         data_age_hours=round((now - as_moment(due)) / _HOUR, 1),
         published_age_hours=None if run is None else round((now - run["ended"]) / _HOUR, 1),
@@ -94,8 +94,8 @@ def _numbers(one: Health) -> Mapping[str, float]:
     return {name: float(value) for name, value in fields.items() if isinstance(value, int | float)}
 
 
-def _late(scenario: Scenario, published: AsOf | None, due: AsOf, now: datetime) -> bool:
-    if published is not None and published >= due:
+def _late(scenario: Scenario, last: AsOf | None, due: AsOf, now: datetime) -> bool:
+    if last is not None and last >= due:
         return False
     cadence = scenario.cadence or timedelta(days=1)
     complete = as_moment(due) if isinstance(due, datetime) else as_moment(due) + cadence

@@ -166,14 +166,14 @@ def _chart(chart: Chart) -> dict[str, Any]:
 
 
 def _explorer(explorer: Explorer) -> dict[str, Any]:
-    packed = pack(explorer)
+    data = pack(explorer)
     return {
         "caption": explorer.caption,
-        "header": _json(packed.header),
-        "index": _base64(packed.index),
-        "chunks": [_base64(chunk) for chunk in packed.chunks],
+        "header": _json(data.header),
+        "index": _base64(data.index),
+        "chunks": [_base64(chunk) for chunk in data.chunks],
         "selectors": [label for column, label in explorer.key.items() if column != explorer.panels],
-        "empty": packed.series == 0,
+        "empty": data.series == 0,
     }
 
 

@@ -49,14 +49,14 @@ def _view(scenario: Scenario, run: Run, results: list[ShardResult], data_files: 
     manifest = bundles.manifest(run.store, scenario.name, run.bundle or 0)
     backtest = run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=run.bundle)
     tables = run.tables(scenario)
-    published = scan_data_files(run, data_files) if data_files else table.filter(pl.col("as_of") == run.as_of)
+    scores = scan_data_files(run, data_files) if data_files else table.filter(pl.col("as_of") == run.as_of)
     return RunView(
         as_of=run.as_of,
         bundle=run.bundle or 0,
         options=run.options,
         tables=tables,
-        published_rows=published,
-        explanations=_explanations(scenario, run, tables, published),
+        published_rows=scores,
+        explanations=_explanations(scenario, run, tables, scores),
         derived_tables={
             name: rows
             for name in (scenario.derived_tables if isinstance(scenario, DerivesTables) else ())
@@ -74,11 +74,11 @@ def _view(scenario: Scenario, run: Run, results: list[ShardResult], data_files: 
     )
 
 
-def _explanations(scenario: Scenario, run: Run, tables: Frames, published: pl.LazyFrame) -> pl.DataFrame:
+def _explanations(scenario: Scenario, run: Run, tables: Frames, scores: pl.LazyFrame) -> pl.DataFrame:
     """Explanations of the rows that are worth one; empty if the scenario gives none."""
     if not isinstance(scenario, ExplainsRows):
         return pl.DataFrame()
-    rows = scenario.worth_explaining(published, run.options).collect()
+    rows = scenario.worth_explaining(scores, run.options).collect()
     if rows.is_empty():
         return rows
     model = bundles.model(scenario, run.store, run.bundle or 0)

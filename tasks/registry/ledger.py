@@ -26,12 +26,12 @@ def record(
     versions: Mapping[str, int],
     counts: Mapping[str, int],
     reasons: Mapping[str, int],
-    started: datetime,
-    published: bool = True,
+    start: datetime,
+    is_published: bool = True,
 ) -> bool:
     """Enter the row of a run, which supersedes that of an earlier start; return whether a row was entered.
 
-    A start that has not `published`, because the rows were already there, only fills in a missing row. `as_of` is
+    A start that published nothing, because the rows were already there, only fills in a missing row. `as_of` is
     stored as text in ISO form, because its type differs between scenarios.
     """
     row = {
@@ -43,13 +43,13 @@ def record(
         "versions": json.dumps(dict(versions), sort_keys=True),
         **{name: int(counts[name]) for name in COUNTS},
         "reasons": json.dumps(dict(reasons), sort_keys=True),
-        "started": started,
+        "started": start,
         "ended": datetime.now(UTC),
     }
-    entered = bool(store.retrying(PATH, lambda: _enter(store, row, replace=published)))
-    if entered:
+    is_new = bool(store.retrying(PATH, lambda: _enter(store, row, replace=is_published)))
+    if is_new:
         store.compact_at_times(PATH)
-    return entered
+    return is_new
 
 
 def _enter(store: Store, row: Mapping[str, Any], *, replace: bool) -> bool:

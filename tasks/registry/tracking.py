@@ -63,13 +63,13 @@ def log_run(
     params: Mapping[str, Any],
     metrics: Mapping[str, float],
     tags: Mapping[str, str] | None = None,
-    sliced: pl.DataFrame | None = None,
+    slices: pl.DataFrame | None = None,
     files: Mapping[str, str] | None = None,
 ) -> str | None:
     """Log a run to the scenario's experiment; return the MLflow run's id, None without a tracking server.
 
     `kind` is `train`, `tune` or `evaluate`; it becomes a tag, as does the version of the code. `metrics` that are not
-    finite are left out. `sliced` is the long table `slice, value_of_slice, metric, value`; a slice by `step` becomes
+    finite are left out. `slices` is the long table `slice, value_of_slice, metric, value`; a slice by `step` becomes
     the metric's step. `files` are texts by name, such as a plot as HTML. A `run_id` that is logged completely is not
     logged again; interrupted logging is completed.
     """
@@ -88,7 +88,7 @@ def log_run(
     pairs = [Param(name, json.dumps(value, default=str)[:_TEXT]) for name, value in params.items()]
     for first in range(0, len(pairs), 100):
         client.log_batch(record, params=pairs[first : first + 100])
-    values = [*_headline(metrics), *([] if sliced is None else _slice_metrics(sliced))]
+    values = [*_headline(metrics), *([] if slices is None else _slice_metrics(slices))]
     for first in range(0, len(values), _BATCH):
         client.log_batch(record, metrics=values[first : first + _BATCH])
     for name, text in (files or {}).items():

@@ -26,7 +26,7 @@ class Due:
     """The `as_of`s that a run without one scores, oldest first, those left for later runs, and the last complete one."""
 
     as_ofs: Sequence[AsOf]
-    left: Sequence[AsOf]
+    rest: Sequence[AsOf]
     newest: AsOf
     again: Sequence[AsOf] = ()
     """Those of `as_ofs` that were published before and have received rows since."""
@@ -34,7 +34,7 @@ class Due:
     @property
     def notes(self) -> list[str]:
         """Notes on `as_of`s that are scored again and on those that are left; empty if there are none."""
-        return [*self._again(), *self._left()]
+        return [*self._again(), *self._rest()]
 
     def _again(self) -> list[str]:
         if not self.again:
@@ -44,13 +44,13 @@ class Due:
             f"{count} had been scored before, from {self.again[0]} to {self.again[-1]}: some of their rows arrived later."
         ]
 
-    def _left(self) -> list[str]:
-        if not self.left:
+    def _rest(self) -> list[str]:
+        if not self.rest:
             return []
-        count = f"{len(self.left):,} complete periods are" if len(self.left) > 1 else "1 complete period is"
+        count = f"{len(self.rest):,} complete periods are" if len(self.rest) > 1 else "1 complete period is"
         return [
-            f"{count} not scored yet, from {self.left[0]} to {self.left[-1]}: the next runs score them, newest first, "
-            f"or this one with --catch-up {len(self.left) + len(self.as_ofs)}."
+            f"{count} not scored yet, from {self.rest[0]} to {self.rest[-1]}: the next runs score them, newest first, "
+            f"or this one with --catch-up {len(self.rest) + len(self.as_ofs)}."
         ]
 
 
@@ -66,8 +66,8 @@ def due(scenario: Scenario, store: Store, flow: str, at_most: int) -> Due:
     every = sorted({*scenario.due_as_ofs(tables, newest, past, at_most), *again})
     batch = every[-at_most:]
     result = Due(batch, every[:-at_most], newest, [one for one in again if one in batch])
-    if result.left:
-        payload = {"from": str(result.left[0]), "to": str(result.left[-1]), "count": len(result.left)}
+    if result.rest:
+        payload = {"from": str(result.rest[0]), "to": str(result.rest[-1]), "count": len(result.rest)}
         emit(store, scenario.name, Event("left_out", scenario.name, payload), str(sorted(payload.items())))
     return result
 

@@ -96,7 +96,7 @@ class Run:
 
 
 @lru_cache(maxsize=32)
-def _table_at(store: Store, path: str, version: int, _started: datetime) -> DeltaTable:
+def _table_at(store: Store, path: str, version: int, _start: datetime) -> DeltaTable:
     """A table at a version, opened once per process each time a run is started."""
     return store.table(path, version)
 
@@ -160,10 +160,10 @@ def resolve_scoring(
         notes.append(f"Repeats run {entry['run_id']}: its table versions are used.")
     number = bundle or (entry["bundle"] if entry else None) or bundles.for_as_of(store, scenario.name, time)
     manifest = bundles.manifest(store, scenario.name, number)
-    trained = type(time).fromisoformat(manifest["as_of"])
-    if _earlier(time, trained):
+    trained_as_of = type(time).fromisoformat(manifest["as_of"])
+    if _earlier(time, trained_as_of):
         notes.append(
-            f"Bundle {number} was trained on data up to {time_text(trained)}, later than {time_text(time)}: "
+            f"Bundle {number} was trained on data up to {time_text(trained_as_of)}, later than {time_text(time)}: "
             "these rows use some of their own future."
         )
     all_options = {**manifest["options"], **options}

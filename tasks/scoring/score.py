@@ -121,9 +121,9 @@ def score_keys(scenario: Scenario, run: Run, shard: int, keys: pl.DataFrame) -> 
 
 def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: float) -> ShardResult:
     """Write a shard's rows, the status of each key and, last, the result of the shard."""
-    published = scenario.published_table(run.options)
-    rows = scores.rows.select(pl.col(c).cast(dtype) for c, dtype in published.schema.items())
-    rows = rows.sort(published.sort)
+    table = scenario.published_table(run.options)
+    rows = scores.rows.select(pl.col(c).cast(dtype) for c, dtype in table.schema.items())
+    rows = rows.sort(table.sort)
     rows = rows.with_columns(
         pl.lit(run.bundle, dtype=pl.Int64).alias("bundle"), pl.lit(run.id, dtype=pl.String).alias("run_id")
     )

@@ -117,14 +117,14 @@ def reconcile(scenario: Scenario, run: Run, results: Sequence[ShardResult]) -> d
     Raises `RunError`, which names keys that are missing, counted twice or not requested.
     """
     names = list(scenario.key)
-    requested = read_frame(run, requested_path(run))
+    requested_keys = read_frame(run, requested_path(run))
     keys = pl.concat([read_frame(run, keys_path(run, o.shard)) for o in results])
-    missing = requested.join(keys, on=names, how="anti")
-    extra = keys.join(requested, on=names, how="anti")
+    lost_keys = requested_keys.join(keys, on=names, how="anti")
+    extra = keys.join(requested_keys, on=names, how="anti")
     duplicates = keys.group_by(names).len().filter(pl.col("len") > 1)
     faults = [
         f"{frame.height:,} {what}, e.g. {_examples(frame.select(names))}"
-        for what, frame in (("missing", missing), ("not requested", extra), ("counted twice", duplicates))
+        for what, frame in (("missing", lost_keys), ("not requested", extra), ("counted twice", duplicates))
         if frame.height
     ]
     counts = {status: sum(getattr(o, status) for o in results) for status in STATUSES}
@@ -136,7 +136,7 @@ def reconcile(scenario: Scenario, run: Run, results: Sequence[ShardResult]) -> d
             f"{scenario.name}: run {run.id} does not account for every key: {'; '.join(faults)}. "
             f"Nothing was published. Delete {run.store.uri_of(run.folder)} and run again."
         )
-    return {"requested": requested.height, **counts}
+    return {"requested": requested_keys.height, **counts}
 
 
 def reasons(results: Sequence[ShardResult]) -> dict[str, int]:

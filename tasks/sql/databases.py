@@ -34,7 +34,7 @@ _EXPECTED = (
 class SqlError(AlmanacError):
     """The SQL database cannot be reached, or refuses a request."""
 
-    passing = True
+    is_temporary = True
 
 
 class Database(Protocol):

@@ -44,8 +44,8 @@ def publish_sql(scenario: Scenario, run: Run, url: SecretStr) -> dict[str, int]:
     because the database was down, are copied as well, but none before the first one in the database. Raises `SqlError`;
     rows in the store stay published.
     """
-    derived = scenario.derived_tables if isinstance(scenario, DerivesTables) else ()
-    names = list(dict.fromkeys([run.table, *(Layout(run.scenario).table(name) for name in derived)]))
+    tables = scenario.derived_tables if isinstance(scenario, DerivesTables) else ()
+    names = list(dict.fromkeys([run.table, *(Layout(run.scenario).table(name) for name in tables)]))
     counts: dict[str, int] = {}
     for as_of in [*_behind(run, url), run.as_of]:
         counts = _bring(run, url, as_of, names)
@@ -70,8 +70,8 @@ def _behind(run: Run, url: SecretStr) -> list[AsOf]:
         )
     kind = type(run.as_of)
     first = min(map(kind.fromisoformat, there), default=None)
-    missing = {kind.fromisoformat(text) for text, run_id in run_ids.items() if there.get(text) != run_id}
-    return sorted(as_of for as_of in missing if first and first <= as_of != run.as_of)
+    gaps = {kind.fromisoformat(text) for text, run_id in run_ids.items() if there.get(text) != run_id}
+    return sorted(as_of for as_of in gaps if first and first <= as_of != run.as_of)
 
 
 def _bring(run: Run, url: SecretStr, as_of: AsOf, names: Iterable[str]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from models.errors import AlmanacError
 class StoreError(AlmanacError):
     """The store cannot be opened, read or written."""
 
-    passing = True
+    is_temporary = True
 
 
 def broke_off(error: BaseException) -> bool:

@@ -47,8 +47,8 @@ def _with_advice(write: Callable[..., T]) -> Callable[..., T]:
         try:
             return write(store, *args, **kwargs)
         except Exception as error:
-            if lasting := lasting_error(store.uri, error):
-                raise lasting from None
+            if fault := lasting_error(store.uri, error):
+                raise fault from None
             raise
 
     return with_advice
@@ -240,10 +240,10 @@ class Store:
             )
             return True
 
-        appended = self.retrying(name, attempt)
-        if appended and partition_by is None:
+        is_new = self.retrying(name, attempt)
+        if is_new and partition_by is None:
             self.compact_at_times(name)
-        return appended
+        return is_new
 
     def compact_at_times(self, name: str) -> None:
         """Merge the small files of partitions that have many, so that readers open few files.
@@ -272,8 +272,8 @@ class Store:
         except RetryError as error:
             last_error = error.last_attempt.exception()
         except Exception as error:
-            if lasting := lasting_error(self.uri, error):
-                raise lasting from None
+            if fault := lasting_error(self.uri, error):
+                raise fault from None
             raise
         why = "other writers came first" if lost_race(last_error) else "the connection was lost"
         raise StoreError(

@@ -71,8 +71,8 @@ def compact(table: DeltaTable, partitions: Sequence[Any]) -> int:
 
 def add_action(path: str, size: int, rows: int, partition: Mapping[str, str]) -> AddAction:
     """The action that commits a data file that is already in place."""
-    modified = int(datetime.now(UTC).timestamp() * 1000)
-    return AddAction(path, size, dict(partition), modified, True, json.dumps({"numRecords": rows}))
+    modification_time = int(datetime.now(UTC).timestamp() * 1000)
+    return AddAction(path, size, dict(partition), modification_time, True, json.dumps({"numRecords": rows}))
 
 
 def with_shard(frame: pl.DataFrame, columns: Sequence[str], shards: int) -> pl.DataFrame:

@@ -80,7 +80,7 @@ def training_shards(scenario: Scenario, run: Run) -> dict[int, int]:
 def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Challenger:
     """Backtest, fit and calibrate on all parts; save and register the bundle with its backtest."""
     context = read_context(run.store, run.folder)
-    trained = scenario.fit(parts_of(run, names), context, run.as_of, run.options)
+    result = scenario.fit(parts_of(run, names), context, run.as_of, run.options)
     facts = {
         bundles.FORMAT: scenario.formats[-1],
         "options": dict(run.options),
@@ -91,15 +91,15 @@ def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Challenger:
         "code": code_version(),
         "implementation": f"{type(scenario).__module__}:{type(scenario).__qualname__}",
     }
-    files = {**trained.files, "metrics": trained.metrics}
-    number = bundles.save(run.store, scenario.name, trained, files, facts, run.as_of, run.id)
-    backtest = trained.backtest.with_columns(pl.lit(number, pl.Int64).alias("bundle"))
+    files = {**result.files, "metrics": result.metrics}
+    number = bundles.save(run.store, scenario.name, result, files, facts, run.as_of, run.id)
+    backtest = result.backtest.with_columns(pl.lit(number, pl.Int64).alias("bundle"))
     run.store.append(
         Layout(scenario.name).table(BACKTESTS), backtest, once=f"backtest-{number}", partition_by="bundle"
     )
-    for note in trained.notes:
+    for note in result.notes:
         get_run_logger().info(note)
-    return Challenger(number, trained.loss, dict(trained.headline), tuple(trained.notes))
+    return Challenger(number, result.loss, dict(result.headline), tuple(result.notes))
 
 
 @task(name="compare")
@@ -193,7 +193,7 @@ def track(run: Run, challenger: Challenger, verdict: Verdict) -> str | None:
             },
             metrics=challenger.headline,
             tags={"bundle": str(challenger.bundle), "reason": verdict.reason},
-            sliced=metrics,
+            slices=metrics,
             files=plots(metrics),
         )
         if record is not None:

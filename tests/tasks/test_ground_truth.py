@@ -157,10 +157,10 @@ def test_a_range_is_judged_whether_it_is_due_or_not(scored):
 
 def test_without_a_range_the_oldest_come_first_and_the_others_are_left_for_the_next_run(scored):
     first = resolve(scored, at_most=2)
-    assert (as_ofs(first), first.left) == (DAYS[1:3], 1)
+    assert (as_ofs(first), first.backlog) == (DAYS[1:3], 1)
     finish(first)
     second = resolve(scored, at_most=2)
-    assert (as_ofs(second), second.left) == ([DAYS[3]], 0)
+    assert (as_ofs(second), second.backlog) == ([DAYS[3]], 0)
 
 
 def test_those_that_stay_pending_never_keep_others_from_their_turn(scored):

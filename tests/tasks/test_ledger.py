@@ -19,7 +19,7 @@ COUNTS = {"requested": 10, "scored": 6, "fallback": 2, "skipped": 1, "failed": 1
 def record(store, run_id="r1", counts=COUNTS, as_of=date(2024, 1, 3), **other):
     facts = {
         "scenario": "toy", "flow": "score", "bundle": 1, "versions": {"values": 3},
-        "reasons": {"fallback: single": 2}, "started": STARTED,
+        "reasons": {"fallback: single": 2}, "start": STARTED,
     }  # fmt: skip
     return ledger.record(store, run_id=run_id, as_of=as_of, counts=counts, **facts | other)
 
@@ -48,7 +48,7 @@ def test_a_row_has_all_that_the_run_used_and_did(store):
 def test_a_run_has_one_row_however_often_it_is_entered(store):
     assert record(store)
     before = all_rows(store)
-    assert not record(store, published=False)
+    assert not record(store, is_published=False)
     assert all_rows(store).equals(before)
     assert record(store, counts={**COUNTS, "scored": 7, "failed": 0})
     assert record(store, "r2")
@@ -91,7 +91,7 @@ def test_the_last_run_of_a_day_is_the_one_that_was_published_last(store):
     record(store, "other scenario", scenario="sales")
     last = ledger.last(store, "toy", "score", date(2024, 1, 3))
     assert (last["run_id"], last["versions"]) == ("r2", {"values": 4})
-    record(store, "r1", published=False)
+    record(store, "r1", is_published=False)
     assert ledger.last(store, "toy", "score", date(2024, 1, 3))["run_id"] == "r2"
     record(store, "r1")
     assert ledger.last(store, "toy", "score", date(2024, 1, 3))["run_id"] == "r1"

@@ -30,7 +30,7 @@ def log(store: Store, run_id: str, bundle: int) -> str | None:
         params={"horizon": 13, "quantiles": [0.05, 0.95], "long": "x" * 1000},
         metrics={"pinball": 0.25, "unknown": float("nan")},
         tags={"bundle": str(bundle), "reason": "because"},
-        sliced=METRICS,
+        slices=METRICS,
         files={"plots/by_step.html": "<p>plot</p>"},
     )
 
