@@ -109,21 +109,21 @@ def accept(
         texts = _texts(source.drop(ROW, *required, *further), words)
         raw = raw.with_columns(texts)
     names = (ROW, *required, *further, *(text.name for text in texts))
-    ignored = tuple(c for c in raw.columns if c not in names)
+    ignored_columns = tuple(c for c in raw.columns if c not in names)
     schema = _with_covariates(schema, further, [text.name for text in texts])
     columns = schema.columns()
     cells = raw.select(ROW, *schema.column_names())
-    typed = cells.select(
+    rows = cells.select(
         ROW, *(_cast(cells[c], columns[c].dtype, timezone, dates).alias(c) for c in schema.column_names())
     )
-    faults = _unparsable(cells, typed)
+    faults = _unparsable(cells, rows)
     for column in unique:
-        odd = _odd(typed.select(ROW, column), latest)
+        odd = _odd(rows.select(ROW, column), latest)
         faults = pl.concat([faults, odd.join(faults, on=ROW, how="anti")])
-    good, invalid = _valid(schema, typed.join(faults, on=ROW, how="anti", maintain_order="left"))
+    good, invalid = _valid(schema, rows.join(faults, on=ROW, how="anti", maintain_order="left"))
     one = _one_of_each(good, unique, duplicates, amounts)
-    merged = good.height - one.height
-    return AcceptResult(one.drop(ROW), pl.concat([faults, invalid]), ignored, merged)
+    bad = pl.concat([faults, invalid])
+    return AcceptResult(one.drop(ROW), bad, ignored_columns, merged=good.height - one.height)
 
 
 def _one_of_each(
@@ -148,9 +148,9 @@ def _one_of_each(
             "Expected --duplicates average or --duplicates last."
         )
     aggregates = [pl.col(c).sum() if c in amounts and duplicates == "add" else _mean(good, c) for c in values]
-    merged = several.group_by(unique, maintain_order=True).agg(pl.col(ROW).last(), *aggregates)
-    rest = last.join(merged, on=list(unique), how="anti", nulls_equal=True)
-    return pl.concat([rest, merged.select(rest.columns)]).sort(unique)
+    unique_rows = several.group_by(unique, maintain_order=True).agg(pl.col(ROW).last(), *aggregates)
+    rest = last.join(unique_rows, on=list(unique), how="anti", nulls_equal=True)
+    return pl.concat([rest, unique_rows.select(rest.columns)]).sort(unique)
 
 
 def _mean(rows: pl.DataFrame, column: str) -> pl.Expr:
@@ -214,14 +214,14 @@ def _no_refusals(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.clear().with_columns(pl.lit(None, pl.String).alias(RULE))
 
 
-def _valid(schema: "type[dy.Schema]", typed: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _valid(schema: "type[dy.Schema]", rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows that satisfy `schema`, and the first rule that each of the others breaks."""
     from models.schemas import dy
 
     contract: type[dy.Schema] = type("Numbered", (schema,), {"row": dy.UInt32(alias=ROW)})
-    good, failure = contract.filter(typed, cast=True)
+    good, failure = contract.filter(rows, cast=True)
     details = failure.details()
-    rules = [pl.when(pl.col(c) == "invalid").then(pl.lit(c)) for c in details.columns if c not in typed]
+    rules = [pl.when(pl.col(c) == "invalid").then(pl.lit(c)) for c in details.columns if c not in rows]
     first = pl.coalesce(*rules) if rules else pl.lit(None, pl.String)
     return pl.DataFrame(good).sort(ROW), details.select(ROW, first.alias(RULE))
 
@@ -340,15 +340,15 @@ def _cast(values: pl.Series, dtype: Any, timezone: str | None, dates: DateOrder 
         return pl.Series(values.name, [None] * values.len(), dtype=dtype)
 
 
-def _unparsable(raw: pl.DataFrame, typed: pl.DataFrame) -> pl.DataFrame:
+def _unparsable(raw: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
     """Rows with a value that is not of its column's type; the rule names the first such column."""
-    columns = [c for c in raw.columns if raw[c].dtype != typed[c].dtype]
+    columns = [c for c in raw.columns if raw[c].dtype != rows[c].dtype]
     if not columns:
         return pl.DataFrame(schema={ROW: pl.UInt32, RULE: pl.String})
-    both = raw.select(ROW, *columns).hstack([typed[c].alias(f"{MARK}{c}") for c in columns])
+    both = raw.select(ROW, *columns).hstack([rows[c].alias(f"{MARK}{c}") for c in columns])
     rules = [
         pl.when(pl.col(c).is_not_null() & pl.col(f"{MARK}{c}").is_null()).then(
-            pl.lit(f"{c}|{_type_name(typed[c].dtype)}")
+            pl.lit(f"{c}|{_type_name(rows[c].dtype)}")
         )
         for c in columns
     ]

@@ -203,8 +203,8 @@ def _filled(
     """`values` with those of the `rest` parsed from their text, each distinct text once."""
     some = text.filter(rest)
     distinct = some.unique(maintain_order=True)
-    parsed = pl.DataFrame({"text": distinct, "value": parse(distinct)})
-    fill = some.to_frame("text").join(parsed, on="text", how="left", maintain_order="left")["value"]
+    pairs = pl.DataFrame({"text": distinct, "value": parse(distinct)})
+    fill = some.to_frame("text").join(pairs, on="text", how="left", maintain_order="left")["value"]
     return values.scatter(rest.arg_true(), fill.cast(values.dtype))
 
 
@@ -241,12 +241,12 @@ def _moments(text: pl.Series, timezone: str | None, order: DateOrder | None, few
     minutes = offset.str.extract(r"^[+-]\d\d:?(\d\d)$").cast(pl.Int64).fill_null(0)
     minutes = minutes.zip_with(~offset.str.starts_with("-").fill_null(False), -minutes)
     ahead = pl.DataFrame({"h": hours, "m": minutes}).select(pl.duration(hours="h", minutes="m")).to_series()
-    stated = (clocks - ahead).dt.replace_time_zone("UTC").zip_with(offset.is_not_null(), moments)
+    times = (clocks - ahead).dt.replace_time_zone("UTC").zip_with(offset.is_not_null(), moments)
     none = pl.Series([None], dtype=_CLOCK)
     for zone in {*zones.drop_nulls()} & available_timezones():
-        stated = stated.fill_null(_located(clocks.zip_with((zones == zone).fill_null(False), none), zone))
+        times = times.fill_null(_located(clocks.zip_with((zones == zone).fill_null(False), none), zone))
     local = _located(clocks.zip_with(offset.is_null() & zones.is_null(), none), timezone)
-    return stated.fill_null(local)
+    return times.fill_null(local)
 
 
 def _clocks(text: pl.Series, order: DateOrder | None, few: bool) -> tuple[pl.Series, pl.Series]:
@@ -381,8 +381,8 @@ def _by_order(moments: pl.Series, clocks: pl.Series, timezone: str) -> pl.Series
     in_order = (pl.col("before").first() < pl.col("local").first()).fill_null(True)
     in_order &= (pl.col("after").last() > pl.col("local").last()).fill_null(True)
     once = (pl.col("back").sum() == 1) & (pl.col("falls").sum() == 1) & in_order
-    passed = pl.col("back").fill_null(False).cum_sum().over("run") > 0
-    occurrence = pl.when(passed).then("second").otherwise("first")
+    is_after = pl.col("back").fill_null(False).cum_sum().over("run") > 0
+    occurrence = pl.when(is_after).then("second").otherwise("first")
     result = rows.select(pl.when(once.over("run")).then(occurrence).alias("time")).to_series()
     return result.zip_with(twice, pl.Series([None] * result.len(), dtype=result.dtype))
 

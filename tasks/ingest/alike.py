@@ -15,34 +15,34 @@ def alike(
     scenario: Scenario,
     table: Table,
     rows: Staged,
-    stored: Mapping[str, pl.LazyFrame],
+    tables: Mapping[str, pl.LazyFrame],
     most: float,
 ) -> tuple[str, ...]:
     """Notes on keys that the scenario's first table has only in another spelling or, without covariates, not at all.
 
-    `stored` are the tables, including rows ingested before this one. Raises `ContractError` if such keys exceed the
+    `tables` are the tables, including rows ingested before this one. Raises `ContractError` if such keys exceed the
     share `most` of a column's values. The first table is compared with itself and, if it is read whole, with the stored
     rows; if it is read in batches, nothing is raised.
     """
     first = next(iter(scenario.tables))
     is_first = table.name == first
-    if not rows.height or (first not in stored and not is_first):
+    if not rows.height or (first not in tables and not is_first):
         return ()
     is_stream = is_first and table.rows_at_a_time is not None
-    reference = rows.rows().clear() if is_stream else stored.get(first, rows.rows().clear())
+    reference = rows.rows().clear() if is_stream else tables.get(first, rows.rows().clear())
     columns = {*table.unique} & {*scenario.key} & {*reference.collect_schema().names()}
     notes = []
     for column in sorted(columns):
         values, others = (_values(frame, column) for frame in (rows.rows(), reference))
-        lacking = values.join(others, on=column, how="anti")
-        others = pl.concat([others, lacking]) if is_first else others
-        unknown = lacking[column].filter(lacking[column] != "*").sort()
+        strays = values.join(others, on=column, how="anti")
+        others = pl.concat([others, strays]) if is_first else others
+        unknown = strays[column].filter(strays[column] != "*").sort()
         if len(unknown) and not (is_first or table.covariates):
             notes.append(
                 f"{table.name}: {len(unknown):,} of {values.height:,} values of '{column}' are not in {first}, for example "
                 f"'{unknown[0]}'."
             )
-        pairs = lacking.join(others.rename({column: "known"}), on="plain").filter(
+        pairs = strays.join(others.rename({column: "known"}), on="plain").filter(
             pl.col(column) != pl.col("known")
         )
         if pairs.is_empty():

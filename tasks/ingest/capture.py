@@ -56,12 +56,12 @@ class Messages:
     """Some messages of a file.
 
     `rows` has one row per reading, with the table's column names, and the message's sequence number, offset and enqueue
-    time. `broken` are the messages without valid readings, with the columns of the quarantine: source, row_number (the
+    time. `bad` are the messages without valid readings, with the columns of the quarantine: source, row_number (the
     sequence number), row, rule.
     """
 
     rows: pl.DataFrame
-    broken: pl.DataFrame
+    bad: pl.DataFrame
     count: int
 
 
@@ -132,13 +132,13 @@ def read(
         if plain is not None:
             yield Messages(plain, _quarantine([]), len(messages))
             continue
-        rows, broken = [], []
+        rows, bad = [], []
         for message in messages:
             some, rule = readings(message, columns)
             rows += some
             if rule:
-                broken.append((progress.file.uri, message.get(SEQUENCE), _as_it_came(message), rule))
-        yield Messages(_frame(rows, columns), _quarantine(broken), len(messages))
+                bad.append((progress.file.uri, message.get(SEQUENCE), _as_it_came(message), rule))
+        yield Messages(_frame(rows, columns), _quarantine(bad), len(messages))
 
 
 _FILE = {"uri": pl.String, "partition": pl.String, "size": pl.Int64, "etag": pl.String}
@@ -155,10 +155,10 @@ def _listed(uri: str, suffixes: tuple[str, ...] = (SUFFIX,)) -> Iterator[Capture
     """
     check_source(uri)
     place = (uri if is_remote(uri) else str(Path(uri).expanduser().resolve())).rstrip("/")
-    fixed = re.split(r"[*?\[]", place)[0]
-    glob = fixed != place and (is_remote(uri) or not Path(place).exists())
+    literal = re.split(r"[*?\[]", place)[0]
+    glob = literal != place and (is_remote(uri) or not Path(place).exists())
     alone = place.endswith(suffixes) and not glob
-    folder = fixed.rpartition("/")[0] if glob else place.rpartition("/")[0] if alone else place
+    folder = literal.rpartition("/")[0] if glob else place.rpartition("/")[0] if alone else place
     if not is_remote(uri) and not Path(folder).is_dir():
         return
     try:

@@ -52,10 +52,10 @@ _ADVICE = {
 
 
 @dataclass
-class Checked:
+class Intake:
     """What was read from one source: `good` rows with their shard, `bad` ones with the columns of the quarantine.
 
-    `read` includes rows that a later file superseded. `looked` are the files of a capture.
+    `read` includes rows that a later file superseded. `files` are those of a capture.
     """
 
     good: Staged
@@ -63,8 +63,8 @@ class Checked:
     read: int = 0
     ignored: set[str] = field(default_factory=set)
     columns: set[str] = field(default_factory=set)
-    looked: list[capture.Looked] | None = None
-    mapped: dict[str, str] = field(default_factory=dict)
+    files: list[capture.Looked] | None = None
+    mapping: dict[str, str] = field(default_factory=dict)
     merged: int = 0
     alike: tuple[str, ...] = ()
 
@@ -79,7 +79,7 @@ class _Batch:
 
     name: str
     raw: pl.DataFrame
-    broken: pl.DataFrame | None = None
+    bad: pl.DataFrame | None = None
     number: str = ROW
 
 
@@ -95,24 +95,24 @@ class Request:
     max_bad_share: float
 
 
-def check_table(request: Request, name: str, stored: Mapping[str, pl.LazyFrame], folder: Path) -> Checked:
+def check_table(request: Request, name: str, tables: Mapping[str, pl.LazyFrame], folder: Path) -> Intake:
     """The checked rows of a table's source. Raises if too many of them, or the source as a whole, are wrong."""
     table = request.scenario.tables[name]
-    checked = _check(request, table, folder, {name: frame.collect_schema() for name, frame in stored.items()})
+    intake = _check(request, table, folder, {name: frame.collect_schema() for name, frame in tables.items()})
     whole = bool(request.options.get("replace")) and table.rows_at_a_time is None
-    _refuse(table, checked, 0.0 if whole else request.max_bad_share, exists=name in stored, whole=whole)
-    checked.alike += alike(request.scenario, table, checked.good, stored, request.max_bad_share)
-    checked.alike += sums(request.scenario, table, checked.good)
-    if table.rows_at_a_time is None and checked.good.height:
-        rows = checked.good.rows().drop("shard", strict=False).collect()
-        table.check(rows, stored)
-        checked.alike += table.notes(rows, stored, request.options)
-    return checked
+    _refuse(table, intake, 0.0 if whole else request.max_bad_share, exists=name in tables, whole=whole)
+    intake.alike += alike(request.scenario, table, intake.good, tables, request.max_bad_share)
+    intake.alike += sums(request.scenario, table, intake.good)
+    if table.rows_at_a_time is None and intake.good.height:
+        rows = intake.good.rows().drop("shard", strict=False).collect()
+        table.check(rows, tables)
+        intake.alike += table.notes(rows, tables, request.options)
+    return intake
 
 
 def _check(
     request: Request, table: Table, folder: Path, schemas: Mapping[str, Mapping[str, pl.DataType]]
-) -> Checked:
+) -> Intake:
     """All rows of the table's source, split into good and bad; `schemas` are those of the stored tables.
 
     Rows of one file with the same unique columns are merged; if files are read whole, a row of a later file replaces
@@ -120,43 +120,43 @@ def _check(
     """
     options, whole = request.options, table.rows_at_a_time is None
     spill = None if whole else _STAGED_IN_MEMORY
-    checked = Checked(Staged(folder / "good", spill), Staged(folder / "bad"))
-    checked.bad.add(pl.DataFrame(schema=QUARANTINE))
+    intake = Intake(Staged(folder / "good", spill), Staged(folder / "bad"))
+    intake.bad.add(pl.DataFrame(schema=QUARANTINE))
     names, types = set(), dict(schemas.get(table.name, {}))
     similar = [one.name for one in request.scenario.tables.values() if one.unique[-1:] == table.unique[-1:]]
     further = (
         {name for one in similar for name in schemas.get(one, ())} - {"shard"} if table.covariates else ()
     )
-    for batch in _batches(request, table, checked, further, folder / "sql"):
+    for batch in _batches(request, table, intake, further, folder / "sql"):
         try:
-            accepted = table.accept(batch.raw, options)
+            result = table.accept(batch.raw, options)
         except ContractError as error:
             raise ContractError(f"{batch.name}: {error}") from None
-        checked.merged += accepted.merged
-        bad = _with_footers(accepted.bad, batch.raw, table) if accepted.good.height else accepted.bad
-        broken = batch.raw.join(bad, on=ROW, how="inner", maintain_order="left")
-        checked.bad.add(as_bad(broken, batch.name, batch.number))
-        good, no_numbers = _as_before(accepted.good, types)
-        empty = _empty_words(batch.raw.select(accepted.ignored), schemas) if table.words != 0 else []
+        intake.merged += result.merged
+        bad = _with_footers(result.bad, batch.raw, table) if result.good.height else result.bad
+        bad_rows = batch.raw.join(bad, on=ROW, how="inner", maintain_order="left")
+        intake.bad.add(as_bad(bad_rows, batch.name, batch.number))
+        good, no_numbers = _as_before(result.good, types)
+        empty = _empty_words(batch.raw.select(result.ignored), schemas) if table.words != 0 else []
         good = good.with_columns(pl.lit(None, pl.String).alias(name) for name in empty)
-        if batch.broken is None:
-            checked.ignored |= {*accepted.ignored, *no_numbers} - {*empty}
+        if batch.bad is None:
+            intake.ignored |= {*result.ignored, *no_numbers} - {*empty}
         else:
-            checked.bad.add(batch.broken)
-        checked.good.add(with_shard(good, table.shard_by, options["shards"]) if table.shard_by else good)
-        checked.read += batch.raw.height + (0 if batch.broken is None else batch.broken.height)
+            intake.bad.add(batch.bad)
+        intake.good.add(with_shard(good, table.shard_by, options["shards"]) if table.shard_by else good)
+        intake.read += batch.raw.height + (0 if batch.bad is None else batch.bad.height)
         names.add(batch.name)
-    if checked.read == 0 and checked.looked is None and not table.may_be_empty:
+    if intake.read == 0 and intake.files is None and not table.may_be_empty:
         raise SourceError(
             f"{request.sources[table.name]}: there is a header but no rows. Expected at least one."
         )
     if whole and len(names) > 1:
-        latest = last_of_each(checked.good.rows().collect(), table.unique)
-        checked.good = Staged(folder / "good")
-        checked.good.add(latest)
-    if checked.good.height:
-        checked.ignored -= {*checked.good.rows().collect_schema()} - {"shard"}
-    return checked
+        latest = last_of_each(intake.good.rows().collect(), table.unique)
+        intake.good = Staged(folder / "good")
+        intake.good.add(latest)
+    if intake.good.height:
+        intake.ignored -= {*intake.good.rows().collect_schema()} - {"shard"}
+    return intake
 
 
 def _with_footers(bad: pl.DataFrame, rows: pl.DataFrame, table: Table) -> pl.DataFrame:
@@ -199,7 +199,7 @@ def _as_before(good: pl.DataFrame, types: dict[str, pl.DataType]) -> tuple[pl.Da
 
 
 def _batches(
-    request: Request, table: Table, checked: Checked, further: Collection[str], folder: Path
+    request: Request, table: Table, intake: Intake, further: Collection[str], folder: Path
 ) -> Iterator[_Batch]:
     """The rows of the table's source; of a capture, only those of pending files.
 
@@ -214,29 +214,29 @@ def _batches(
                 f"{source} is a capture: only new files of it are read. With --replace, expected files that hold "
                 "all rows of their time range. Leave --replace out, or export the readings to a file."
             )
-        checked.looked = []
+        intake.files = []
         again = held(scenario, store, table) if options.get("again") else {}
         files = capture.pending(store, scenario.name, source, again)
-        yield from _captured(files, table, {**of_messages(layout, source), **mapping}, checked, again)
+        yield from _captured(files, table, {**of_messages(layout, source), **mapping}, intake, again)
         return
-    renamed = []
+    inputs = []
     units: dict[str, dict[str, str]] = {}
     raw_sources = [read_sql(source, options.get("query"), folder)] if is_sql(source) else list(read(source))
     raw_sources = [with_mapped(one, mapping, table.required_columns) for one in raw_sources]
-    checked.columns |= {column for file in raw_sources for column in file.columns}
+    intake.columns |= {column for file in raw_sources for column in file.columns}
     for one, names_of in laid_out(layout, table, raw_sources, request.sources, mapping, options.get("dates")):
         for column, unit in units_of(one, table, names_of).items():
             units.setdefault(column, {}).setdefault(unit.strip(), one.name)
         plain = with_points(one, table, names_of, options.get("decimals"))
         if table.rows_at_a_time is None:
             plain, notes = with_group_keys(plain, table, names_of)
-            checked.alike += notes
+            intake.alike += notes
         long = as_long(plain, table, names_of, options.get("dates"), wide=bool(options.get("wide")))
-        renamed.append(rename(long, names_of, table.required_columns, table.aliases, further))
-        checked.columns |= {*one.columns}
-        checked.mapped |= renaming(long.columns, names_of, table.required_columns, table.aliases, further)
-    checked.alike += _units_in_words(table, units)
-    for one in renamed:
+        inputs.append(rename(long, names_of, table.required_columns, table.aliases, further))
+        intake.columns |= {*one.columns}
+        intake.mapping |= renaming(long.columns, names_of, table.required_columns, table.aliases, further)
+    intake.alike += _units_in_words(table, units)
+    for one in inputs:
         for rows in one.batches(table.rows_at_a_time):
             yield _Batch(one.name, rows)
 
@@ -263,44 +263,44 @@ def _captured(
     files: Sequence[capture.CaptureFile],
     table: Table,
     mapping: Mapping[str, str],
-    checked: Checked,
+    intake: Intake,
     again: Mapping[str, Collection[int | None]],
 ) -> Iterator[_Batch]:
     """The messages of files; of a file in `again`, only those with the numbers listed there, unless one of these is
     None."""
     columns = {column: mapping.get(column, column) for column in table.required_columns}
-    checked.mapped |= columns
-    checked.columns |= set(columns.values())
+    intake.mapping |= columns
+    intake.columns |= set(columns.values())
     for file in files:
         capture_file, numbers = capture.Looked(file), again.get(file.uri, (None,))
         for messages in capture.read(capture_file, columns):
-            rows, broken = messages.rows.with_row_index(ROW), messages.broken
+            rows, bad = messages.rows.with_row_index(ROW), messages.bad
             if None not in numbers:
                 rows = rows.filter(pl.col(capture.SEQUENCE).cast(pl.Int64).is_in(list(numbers)))
-                broken = broken.filter(pl.col("row_number").is_in(list(numbers)))
-            yield _Batch(file.uri, rows, broken, number=capture.SEQUENCE)
-        checked.bad.add(capture_file.quarantined())
-        checked.read += capture_file.quarantined().height
-        checked.looked = [*(checked.looked or []), capture_file]
+                bad = bad.filter(pl.col("row_number").is_in(list(numbers)))
+            yield _Batch(file.uri, rows, bad, number=capture.SEQUENCE)
+        intake.bad.add(capture_file.quarantined())
+        intake.read += capture_file.quarantined().height
+        intake.files = [*(intake.files or []), capture_file]
 
 
-def _refuse(table: Table, checked: Checked, max_bad_share: float, *, exists: bool, whole: bool) -> None:
+def _refuse(table: Table, intake: Intake, max_bad_share: float, *, exists: bool, whole: bool) -> None:
     """Raise `ContractError` if more rows are bad than allowed, or none is good.
 
     A file that replaces the `whole` table may have no bad rows, because the rows stored in their place would be
     removed. Once the table exists, a few bad messages of a capture are always allowed, unless all messages lack a
     member that a column is mapped from: then the mapping is wrong.
     """
-    stream = checked.looked is not None and exists
-    if checked.read == 0 or not checked.bad.height:
+    stream = intake.files is not None and exists
+    if intake.read == 0 or not intake.bad.height:
         return
-    bad = checked.bad.rows().collect()
-    if checked.good.height:
+    bad = intake.bad.rows().collect()
+    if intake.good.height:
         bad = bad.filter(~pl.col("rule").is_in([*table.harmless, _FOOTER, _SUBTOTAL]))
     else:
         stream = stream and not bad["rule"].str.starts_with("body|lacks").all()
-    allowed = max(max_bad_share * checked.read, _FEW_MESSAGES if stream else 0)
-    if bad.height <= allowed and (stream or checked.good.height):
+    limit = max(max_bad_share * intake.read, _FEW_MESSAGES if stream else 0)
+    if bad.height <= limit and (stream or intake.good.height):
         return
     rules = "\n".join(f"  {rule}: {count:,}" for rule, count in by_rule(bad).items())
     examples = "\n".join(
@@ -315,18 +315,18 @@ def _refuse(table: Table, checked: Checked, max_bad_share: float, *, exists: boo
     advice = "".join(f"\n{text}" for text in texts)
     way = "leave --replace out, which removes stored rows" if whole else "allow more with --max-bad-share"
     raise ContractError(
-        f"{table.name}: {bad.height:,} of {checked.read:,} rows ({bad.height / checked.read:.1%}) break the contract; "
+        f"{table.name}: {bad.height:,} of {intake.read:,} rows ({bad.height / intake.read:.1%}) break the contract; "
         f"{max_bad_share:.1%} are allowed. Nothing was written.\nRules broken:\n{rules}\n"
         f"The first of each:\n{examples}{advice}\n"
         f"Correct the source, map columns with --column, or {way}."
     )
 
 
-def refuse_unused(mapping: Mapping[str, str], checked: Mapping[str, Checked]) -> None:
+def refuse_unused(mapping: Mapping[str, str], intakes: Mapping[str, Intake]) -> None:
     """Raise `SourceError` if a column is mapped from a column that no source has."""
     for column, source in mapping.items():
         table, dot, _ = column.partition(".")
-        of = [checked[table]] if dot and table in checked else checked.values()
+        of = [intakes[table]] if dot and table in intakes else intakes.values()
         available = sorted({name for c in of for name in c.columns})
         if source not in available:
             raise SourceError(

@@ -26,16 +26,16 @@ def with_points(
     units = units_of(source, table, mapping)
     plain = (without(unit, pl.col(c)) for c, unit in units.items() if c not in notation.signs_by_name)
     source = replace(source, frame=source.frame.with_columns(plain))
-    shown = decimals or notation.shown
-    if shown == "comma":
+    style = decimals or notation.shown
+    if style == "comma":
         frame = source.frame.with_columns(
             pointed(column) for column in numbers if column not in notation.pointed
         )
         return replace(source, frame=frame)
-    unsure = notation.named(notation.unsure if shown else notation.either)
+    unsure = notation.named(notation.unsure if style else notation.either)
     ambiguous = [c for c in numbers if c in unsure and (c in own or table.covariates or table.wide)]
     if decimals is None and ambiguous:
-        mark, other = (",", "points") if shown else (".", "commas")
+        mark, other = (",", "points") if style else (".", "commas")
         raise SourceError(
             f"{source.name}: {ambiguous[0]} has only numbers such as 1{mark}234, which is 1234 if decimals have {other}. "
             "Choose with --decimals comma or --decimals point."

@@ -70,17 +70,17 @@ def dialect_in_words(path: str) -> str:
         if head.startswith(begin):
             return kind
     text = unpacked_head(path, head)
-    packed = "" if text is head else ", compressed"
+    suffix = "" if text is head else ", compressed"
     if begins(text, _JSON):
-        return f"JSON{packed}"
+        return f"JSON{suffix}"
     if begins(text, LINE):
-        return f"InfluxDB line protocol{packed}"
+        return f"InfluxDB line protocol{suffix}"
     dialect = dialect_of(text)
     ends = ", lines end with CR" if dialect.line_end == "\r" else ""
-    comma = ", decimal comma" if rows_of_csv(path, text, packed=text is not head)[1].pointed else ""
+    comma = ", decimal comma" if rows_of_csv(path, text, is_packed=text is not head)[1].pointed else ""
     before = f", {dialect.before} lines before the header" if dialect.before else ""
     separator = "blanks" if dialect.blanks else SEPARATORS[dialect.separator]
-    return f"CSV{packed}, {separator}, {dialect.encoding}{comma}{ends}{before}"
+    return f"CSV{suffix}, {separator}, {dialect.encoding}{comma}{ends}{before}"
 
 
 def longest_line(path: str) -> int | None:
@@ -91,7 +91,7 @@ def longest_line(path: str) -> int | None:
     text = dialect_of(content[:HEAD])
     lines = io.StringIO(content.decode(text.encoding, "replace"), newline="")
     rows = csv.reader(
-        lines, delimiter=text.separator, quoting=csv.QUOTE_MINIMAL if text.quoted else csv.QUOTE_NONE
+        lines, delimiter=text.separator, quoting=csv.QUOTE_MINIMAL if text.is_quoted else csv.QUOTE_NONE
     )
     return next(
         (rows.line_num for row in rows if rows.line_num > text.before and len(row) > len(text.names)), None
@@ -114,7 +114,7 @@ def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Notation | N
         raise DialectError("this is HTML, XML or PDF. Expected a table. Save it as CSV or .xlsx.")
     if begins(text, LINE):
         return rows_of_lines(unpacked(source)), None
-    return rows_of_csv(source, text, packed=text is not head)
+    return rows_of_csv(source, text, is_packed=text is not head)
 
 
 def _packed(content: bytes, part: str | None) -> Iterator[tuple[str, pl.LazyFrame, Notation | None]]:

@@ -61,8 +61,8 @@ def _loaded(content: bytes) -> list[dict[str, Any]]:
 
 def flat(frame: Frame) -> Frame:
     """`frame` with nested members as columns, named `outer.inner`."""
-    while nested := [n for n, dtype in frame.collect_schema().items() if isinstance(dtype, pl.Struct)]:
-        frame = frame.unnest(nested, separator=".")
+    while structs := [n for n, dtype in frame.collect_schema().items() if isinstance(dtype, pl.Struct)]:
+        frame = frame.unnest(structs, separator=".")
     return frame
 
 

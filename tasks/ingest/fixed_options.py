@@ -13,17 +13,17 @@ SHARDS = 32
 
 
 def fixed_options(
-    scenario: Scenario, store: Store, requested: Mapping[str, Any] | None = None
+    scenario: Scenario, store: Store, requests: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """`shards` and the scenario's other fixed options: as in the store, else as `requested`, else the default.
+    """`shards` and the scenario's other fixed options: as in the store, else as `requests`, else the default.
 
     None: no preference. Raises `StoreError` if a request differs from a fixed value.
     """
     defaults = {"shards": SHARDS, **scenario.fixed_options}
-    ingested = any(store.version(Layout(scenario.name).table(name)) is not None for name in scenario.tables)
-    facts = (store.get_json(_path(scenario)) or {}) if ingested else {}
-    _check(scenario, store, facts, requested or {})
-    wishes = {name: (requested or {}).get(name) for name in defaults}
+    has_data = any(store.version(Layout(scenario.name).table(name)) is not None for name in scenario.tables)
+    facts = (store.get_json(_path(scenario)) or {}) if has_data else {}
+    _check(scenario, store, facts, requests or {})
+    wishes = {name: (requests or {}).get(name) for name in defaults}
     return defaults | {name: wish for name, wish in wishes.items() if wish is not None} | facts
 
 
@@ -33,9 +33,9 @@ def fix_options(scenario: Scenario, store: Store, facts: Mapping[str, Any]) -> N
         _check(scenario, store, store.get_json(_path(scenario)) or {}, facts)
 
 
-def _check(scenario: Scenario, store: Store, facts: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
+def _check(scenario: Scenario, store: Store, facts: Mapping[str, Any], requests: Mapping[str, Any]) -> None:
     for name, value in facts.items():
-        request = requested.get(name)
+        request = requests.get(name)
         if request not in (None, value):
             fact = f"{value} {name}" if isinstance(value, int) else f"{name} {value}"
             option = name.replace("_", "-")

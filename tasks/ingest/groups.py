@@ -18,13 +18,13 @@ def with_group_keys(
     A key column is filled from above if its first row has a value and more than a third of the rows have none. A row
     with a value in an earlier key column, such as `A1 Total`, begins a group of its own and is not filled.
     """
-    applied = renaming(source.columns, mapping, table.required_columns, table.aliases)
+    renames = renaming(source.columns, mapping, table.required_columns, table.aliases)
     texts = [
         name
         for name in table.unique
         if name in table.required_columns and table.schema.columns()[name].dtype == pl.String
     ]
-    names = {applied.get(name, name) for name in texts}
+    names = {renames.get(name, name) for name in texts}
     keys = [name for name in source.columns if name in names]
     only_keys = replace(source, frame=source.frame.select(keys))
     if not _gaps(replace(only_keys, frame=only_keys.frame.head(LINES)).rows()):

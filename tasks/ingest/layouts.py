@@ -30,7 +30,7 @@ def layout_of(scenario: Scenario, name: str | None) -> Layout | None:
 def laid_out(
     layout: Layout | None,
     table: Table,
-    sources_read: Sequence[Source],
+    raw_sources: Sequence[Source],
     sources: Mapping[str, str],
     mapping: Mapping[str, str],
     dates: DateOrder | None,
@@ -40,12 +40,12 @@ def laid_out(
     `sources` are those of the ingest, by table. Without a layout, the files are unchanged.
     """
     if layout is None:
-        return [(one, mapping) for one in sources_read]
-    sources_read = [_spelled(layout, one, mapping) for one in sources_read]
+        return [(one, mapping) for one in raw_sources]
+    raw_sources = [_spelled(layout, one, mapping) for one in raw_sources]
     if layout.arrange is None:
-        return [_filled(layout, table, one, mapping) for one in sources_read]
+        return [_filled(layout, table, one, mapping) for one in raw_sources]
     request = LayoutRequest(table.name, {name: stem_of(uri) for name, uri in sources.items()}, mapping, dates)
-    files = layout.arrange([SourceFile(one.name, one.frame) for one in sources_read], request)
+    files = layout.arrange([SourceFile(one.name, one.frame) for one in raw_sources], request)
     return [_filled(layout, table, Source(file.name, file.frame), mapping) for file in files]
 
 
@@ -63,8 +63,8 @@ def of_messages(layout: Layout | None, source: str) -> dict[str, str]:
 def _spelled(layout: Layout, source: Source, own: Mapping[str, str]) -> Source:
     """A source with the layout's names for columns that differ from them only in spelling."""
     names = dict.fromkeys(name for names in layout.columns.values() for name in names)
-    missing = [name for name in names if name not in source.columns]
-    columns = spellings(source.columns, missing, {*own.values(), *names})
+    gaps = [name for name in names if name not in source.columns]
+    columns = spellings(source.columns, gaps, {*own.values(), *names})
     return replace(source, frame=source.frame.rename({old: new for new, old in reversed(columns.items())}))
 
 
@@ -75,10 +75,10 @@ def _filled(
     columns = source.columns
     mapping = layout.mapping(columns) | {new: old for new, old in own.items() if old in columns}
     there = {*columns, *renaming(columns, mapping, table.required_columns, table.aliases)}
-    lacking = {c: v for c, v in layout.constants.items() if c in table.required_columns and c not in there}
-    if not lacking:
+    constants = {c: v for c, v in layout.constants.items() if c in table.required_columns and c not in there}
+    if not constants:
         return source, mapping
-    frame = source.frame.with_columns(pl.lit(value).alias(column) for column, value in lacking.items())
+    frame = source.frame.with_columns(pl.lit(value).alias(column) for column, value in constants.items())
     return replace(source, frame=frame), mapping
 
 
@@ -88,8 +88,8 @@ def stem_of(uri: str) -> str:
     >>> stem_of("az://raw/plant/pump 7.csv.gz"), stem_of("raw/pump7/*.csv"), stem_of("raw/v1.2/")
     ('pump 7', 'pump7', 'v1.2')
     """
-    fixed = re.split(r"[*?\[]", uri)[0]
-    place = fixed.rpartition("/")[0] if fixed != uri else uri
+    literal = re.split(r"[*?\[]", uri)[0]
+    place = literal.rpartition("/")[0] if literal != uri else uri
     name = place.rstrip("/").rpartition("/")[2]
     suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), "")
     return name[: len(name) - len(suffix)]

@@ -109,8 +109,8 @@ def _of_object(
     members = {**around, **reading}
     tag, value = columns.get("tag", ""), columns.get("value", "")
     of_device = [around.get(f"SystemProperties.{name}") for name in _DEVICES]
-    known = {*columns.values(), *_DEVICES}
-    others = [one for name, one in reading.items() if name not in known and one not in of_device]
+    own_names = {*columns.values(), *_DEVICES}
+    others = [one for name, one in reading.items() if name not in own_names and one not in of_device]
     is_spread = bool(tag and value) and _is_spread(members, tag, value, others)
     by_column: dict[str, Any] = {}
     for column, name in columns.items():

@@ -94,16 +94,16 @@ def notation_of(
     columns = columns.with_columns(
         without(s, pl.col(columns.columns[i])) for i, s in {**signs, **units}.items()
     )
-    signed = columns.select(_signed(pl.all()))
-    turned = {*where(columns, _signed(pl.all()).ne_missing(pl.all().str.strip_chars()).any())}
-    points = where(signed, _any(pl.all(), _POINTS))
-    either = where(signed, _any(pl.all(), _POINTS) & _all(pl.all(), _EITHER))
+    texts = columns.select(_signed(pl.all()))
+    with_signs = {*where(columns, _signed(pl.all()).ne_missing(pl.all().str.strip_chars()).any())}
+    points = where(texts, _any(pl.all(), _POINTS))
+    either = where(texts, _any(pl.all(), _POINTS) & _all(pl.all(), _EITHER))
     comma = _any(pl.all(), _DECIMAL_COMMA if commas else _SURE_COMMA)
-    decimal = where(signed, comma) if commas or len(points) == len(either) else ()
+    decimal = where(texts, comma) if commas or len(points) == len(either) else ()
     is_plain, is_grouped = _all(pl.all(), rf"{_PLAIN}|{_GROUPED}|^$"), _any(pl.all(), _GROUPED)
-    sure = where(signed, is_plain & is_grouped & _any(pl.all(), _SURE))
-    unsure = {*where(signed, is_plain & is_grouped)} - {*sure}
-    groups = {*sure} | turned & {*where(signed, is_plain)}
+    sure = where(texts, is_plain & is_grouped & _any(pl.all(), _SURE))
+    unsure = {*where(texts, is_plain & is_grouped)} - {*sure}
+    groups = {*sure} | with_signs & {*where(texts, is_plain)}
     order = tuple(sorted(groups)), tuple(sorted(unsure))
     return Notation(tuple(names), signs, units, decimal, points, either, *order, has_points)
 
@@ -166,17 +166,17 @@ def pointed(name: str) -> pl.Expr:
 
     Do not apply it twice: 1,234 becomes 1.234, and then 1234.
     """
-    signed = _signed(pl.col(name))
-    plain = signed.str.replace_all(_THOUSANDS, "").str.replace(",", ".", literal=True)
-    is_written_so = signed.str.contains(f"{_DECIMAL_COMMA}|{_WHOLE}")
+    text = _signed(pl.col(name))
+    plain = text.str.replace_all(_THOUSANDS, "").str.replace(",", ".", literal=True)
+    is_written_so = text.str.contains(f"{_DECIMAL_COMMA}|{_WHOLE}")
     return pl.when(is_written_so).then(plain).otherwise(name).alias(name)
 
 
 def grouped(name: str) -> pl.Expr:
     """A text column of numbers without thousands separators, with the minus in front."""
-    signed = _signed(pl.col(name))
-    plain = signed.str.replace_all(rf"[,{_BLANK}]", "")
-    return pl.when(signed.str.contains(f"{_GROUPED}|{_PLAIN}")).then(plain).otherwise(name).alias(name)
+    text = _signed(pl.col(name))
+    plain = text.str.replace_all(rf"[,{_BLANK}]", "")
+    return pl.when(text.str.contains(f"{_GROUPED}|{_PLAIN}")).then(plain).otherwise(name).alias(name)
 
 
 def _signed(column: pl.Expr) -> pl.Expr:

@@ -10,7 +10,7 @@ from prefect import task
 
 from models.scenario import Scenario
 from tasks.ingest import capture
-from tasks.ingest.checking import Checked, Request, check_table, refuse_alike, refuse_unused
+from tasks.ingest.checking import Intake, Request, check_table, refuse_alike, refuse_unused
 from tasks.ingest.fixed_options import fix_options, fixed_options
 from tasks.ingest.layouts import layout_of
 from tasks.ingest.quarantine import as_bad, by_rule, quarantine, release
@@ -20,7 +20,7 @@ from tasks.storage.layout import Layout
 from tasks.storage.scratch import scratch
 from tasks.storage.store import Store
 from tasks.storage.tables import concat_lazy
-from tasks.storage.upsert import obsolete, upsert
+from tasks.storage.upsert import UpsertResult, obsolete, upsert
 
 _PREVIEWED = 5
 
@@ -85,21 +85,21 @@ def ingest(
             "without #TABLE; name a table in the others, or leave --query out."
         )
     request = Request(scenario, store, sources, mapping, settings, max_bad_share)
-    stored = _stored(scenario, store)
+    tables = _stored(scenario, store)
     with scratch("ingest") as folder:
-        checked = {}
+        intakes = {}
         for name, source in sources.items():
-            intake = check_table(request, name, stored, folder / name)
+            intake = check_table(request, name, tables, folder / name)
             if intake.good.height:
-                stored[name] = concat_lazy([*([stored[name]] if name in stored else []), intake.good.rows()])
-                refuse_alike(source, stored[name].collect_schema().names())
-            checked[name] = intake
-        refuse_unused(mapping, checked)
+                tables[name] = concat_lazy([*([tables[name]] if name in tables else []), intake.good.rows()])
+                refuse_alike(source, tables[name].collect_schema().names())
+            intakes[name] = intake
+        refuse_unused(mapping, intakes)
         if settings.get("dry_run"):
-            return [_previewed(request, name, intake) for name, intake in checked.items()]
+            return [_previewed(request, name, intake) for name, intake in intakes.items()]
         store.check_writable()
         fix_options(scenario, store, facts)
-        return [_write(request, name, intake, folder / name) for name, intake in checked.items()]
+        return [_write(request, name, intake, folder / name) for name, intake in intakes.items()]
 
 
 def read_checked(
@@ -118,16 +118,16 @@ def read_checked(
     settings = {**options, **fixed_options(scenario, store, {**options, "shards": None})}
     with scratch("read") as folder:
         request = Request(scenario, store, {name: source}, mapping, settings, max_bad_share)
-        checked = check_table(request, name, _stored(scenario, store), folder / name)
-        refuse_unused(mapping, {name: checked})
-        rules = by_rule(checked.bad.rows().collect())
-        rows = checked.good.rows().collect()
-    left_out = [f"{source}: {count:,} rows are left out: {rule}." for rule, count in rules.items()]
-    ignored = [
+        intake = check_table(request, name, _stored(scenario, store), folder / name)
+        refuse_unused(mapping, {name: intake})
+        rules = by_rule(intake.bad.rows().collect())
+        rows = intake.good.rows().collect()
+    row_notes = [f"{source}: {count:,} rows are left out: {rule}." for rule, count in rules.items()]
+    column_notes = [
         f"{source}: column '{column}' is left out: it holds neither numbers nor a few different words."
-        for column in sorted(checked.ignored)
+        for column in sorted(intake.ignored)
     ]
-    return rows, [*left_out, *checked.alike, *ignored]
+    return rows, [*row_notes, *intake.alike, *column_notes]
 
 
 def _stored(scenario: Scenario, store: Store) -> dict[str, pl.LazyFrame]:
@@ -136,76 +136,79 @@ def _stored(scenario: Scenario, store: Store) -> dict[str, pl.LazyFrame]:
     return {name: rows for name, path in paths.items() if (rows := store.find(path)) is not None}
 
 
-def _previewed(request: Request, name: str, checked: Checked) -> IngestResult:
+def _previewed(request: Request, name: str, intake: Intake) -> IngestResult:
     """The result that an ingest of a source would have, with some rows as they would be stored and some for quarantine."""
     store, options, source = request.store, request.options, request.sources[name]
-    table, removed = request.scenario.tables[name], 0
+    table, removals = request.scenario.tables[name], 0
     layout, whole = options.get("layout"), bool(options.get("replace"))
-    stored = store.find(Layout(request.scenario.name).table(name)) if checked.good.height else None
-    if stored is not None:
-        removed = obsolete(table, stored, checked.good.rows(), whole=whole).height
-    bad = checked.bad.rows().collect()
-    rows = checked.good.rows().head(_PREVIEWED * 100).collect() if checked.good.height else pl.DataFrame()
+    stored_rows = store.find(Layout(request.scenario.name).table(name)) if intake.good.height else None
+    if stored_rows is not None:
+        removals = obsolete(table, stored_rows, intake.good.rows(), whole=whole).height
+    bad = intake.bad.rows().collect()
+    rows = intake.good.rows().head(_PREVIEWED * 100).collect() if intake.good.height else pl.DataFrame()
     sample = table.fold(None, rows).new.head(_PREVIEWED) if rows.height else rows
     preview = {
-        "dialect": _dialect(source, checked),
+        "dialect": _dialect(source, intake),
         "layout": layout,
-        "columns": checked.mapped,
+        "columns": intake.mapping,
         "rows": sample.drop("shard", strict=False).to_dicts(),
         "quarantine": bad.head(_PREVIEWED).to_dicts(),
     }
     return replace(
-        _ingested(table.name, source, checked, bad, checked.good.height), removed=removed, preview=preview
+        _ingested(table.name, source, intake, bad, intake.good.height), removed=removals, preview=preview
     )
 
 
-def _ingested(name: str, source: str, checked: Checked, bad: pl.DataFrame, accepted: int) -> IngestResult:
+def _ingested(name: str, source: str, intake: Intake, bad: pl.DataFrame, accepted: int) -> IngestResult:
     """The result of a source as far as reading determines it, with nothing changed yet."""
     return IngestResult(
         table=name,
         source=source,
-        read=checked.read,
+        read=intake.read,
         accepted=accepted,
         quarantined=bad.height,
-        superseded=checked.read - accepted - bad.height - checked.merged,
+        superseded=intake.read - accepted - bad.height - intake.merged,
         changed=0,
         repeated=0,
         version=None,
         rules=by_rule(bad),
-        ignored=tuple(sorted(checked.ignored)),
-        files=None if checked.looked is None else len(checked.looked),
-        merged=checked.merged,
-        alike=checked.alike,
+        ignored=tuple(sorted(intake.ignored)),
+        files=None if intake.files is None else len(intake.files),
+        merged=intake.merged,
+        alike=intake.alike,
     )
 
 
-def _dialect(source: str, checked: Checked) -> str:
+def _dialect(source: str, intake: Intake) -> str:
     if is_sql(source):
         return "SQL"
-    return "messages" if checked.looked is not None else described(source)
+    return "messages" if intake.files is not None else described(source)
 
 
-def _write(request: Request, name: str, checked: Checked, folder: Path) -> IngestResult:
+def _write(request: Request, name: str, intake: Intake, folder: Path) -> IngestResult:
     scenario, store, options, source = request.scenario, request.store, request.options, request.sources[name]
     whole = bool(options.get("replace"))
     table, path = scenario.tables[name], Layout(scenario.name).table(name)
-    bad = checked.bad.rows().collect()
+    bad = intake.bad.rows().collect()
     quarantine(scenario, store, table, bad)
-    changed = repeated = superseded = removed = released = 0
-    if checked.good.height or (checked.read == 0 and table.may_be_empty):
-        merge = upsert(store, path, table, checked.good.rows(), folder, whole=whole)
-        removed = merge.removed
-        changed, repeated, superseded = merge.changed, merge.repeated, merge.superseded
+    merge, releases = UpsertResult(0, 0, 0, pl.DataFrame()), 0
+    if intake.good.height or (intake.read == 0 and table.may_be_empty):
+        merge = upsert(store, path, table, intake.good.rows(), folder, whole=whole)
         late = as_bad(merge.refused, source, None)
         quarantine(scenario, store, table, late)
         bad = pl.concat([bad, late])
-    accepted = checked.good.height - superseded - (bad.height - checked.bad.height)
-    if checked.looked is not None:
-        capture.record(store, scenario.name, checked.looked)
+    accepted = intake.good.height - merge.superseded - (bad.height - intake.bad.height)
+    if intake.files is not None:
+        capture.record(store, scenario.name, intake.files)
         if options.get("again"):
-            released = release(scenario, store, table, [one.file.uri for one in checked.looked], bad)
-    result = _ingested(name, source, checked, bad, accepted)
+            releases = release(scenario, store, table, [one.file.uri for one in intake.files], bad)
+    result = _ingested(name, source, intake, bad, accepted)
     version = store.version(path)
     return replace(
-        result, changed=changed, repeated=repeated, version=version, removed=removed, released=released
+        result,
+        changed=merge.changed,
+        repeated=merge.repeated,
+        version=version,
+        removed=merge.removed,
+        released=releases,
     )

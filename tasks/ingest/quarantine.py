@@ -58,16 +58,16 @@ def _path(scenario: Scenario) -> str:
     return Layout(scenario.name).table("quarantine")
 
 
-def _delete(quarantined: DeltaTable, name: str, rows: pl.DataFrame) -> None:
+def _delete(table: DeltaTable, name: str, rows: pl.DataFrame) -> None:
     same = "held.row_number = well.row_number or held.row_number is null and well.row_number is null"
-    merging = quarantined.merge(
+    merge = table.merge(
         rows.to_arrow(),
         f"held.\"table\" = '{name}' and held.source = well.source and ({same})",
         source_alias="well",
         target_alias="held",
         commit_properties=CommitProperties(max_commit_retries=0),
     )
-    merging.when_matched_delete().execute()
+    merge.when_matched_delete().execute()
 
 
 def as_bad(rows: pl.DataFrame, source: str, number: str | None) -> pl.DataFrame:

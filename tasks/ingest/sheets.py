@@ -12,22 +12,22 @@ from tasks.ingest.text import header_of, lines_below, refuse_twice, with_years
 def rows_of_excel(content: bytes, sheet: str | None = None) -> pl.LazyFrame:
     """The rows of a sheet of an Excel file, by default the only one with rows. Raises `DialectError` without a match."""
     tops = {name: frame.rows() for name, frame in _sheets(content, n_rows=LINES, dtypes="string").items()}
-    filled = {name: rows for name, rows in tops.items() if sum(any(row) for row in rows) > 1}
-    matches = [name for name in filled if sheet in (None, name)]
+    sheets = {name: rows for name, rows in tops.items() if sum(any(row) for row in rows) > 1}
+    matches = [name for name in sheets if sheet in (None, name)]
     if len(matches) != 1:
         hint = "one" if sheet is None else f"'{sheet}' among them"
-        way = f" Name it after the file, for example sales.xlsx#{next(iter(filled))}." if filled else ""
-        names_in_file = f": {', '.join(filled)}" if filled else ""
+        way = f" Name it after the file, for example sales.xlsx#{next(iter(sheets))}." if sheets else ""
+        names_in_file = f": {', '.join(sheets)}" if sheets else ""
         raise DialectError(
-            f"this Excel file has {len(filled)} sheets with rows{names_in_file}. Expected {hint}.{way}"
+            f"this Excel file has {len(sheets)} sheets with rows{names_in_file}. Expected {hint}.{way}"
         )
-    rows = filled[matches[0]]
+    rows = sheets[matches[0]]
     before = header_of(rows)
     names = with_years(rows[:before], [(name or "").strip() for name in rows[before]])
     refuse_twice(names)
     frame = _sheets(content, skip_rows=before + 1 + lines_below(rows[before:]))[matches[0]]
-    named = {c: n for c, n in zip(frame.columns, names, strict=False) if n and not n.startswith("Unnamed: 0")}
-    frame = frame.select(*named).rename(named)
+    new = {c: n for c, n in zip(frame.columns, names, strict=False) if n and not n.startswith("Unnamed: 0")}
+    frame = frame.select(*new).rename(new)
     return frame.filter(~pl.all_horizontal(pl.all().is_null())).lazy()
 
 

@@ -92,7 +92,7 @@ def of_table(mapping: Mapping[str, str], table: str, tables: Collection[str]) ->
     return general | own
 
 
-def with_mapped(source: Source, mapping: Mapping[str, str], needed: Sequence[str]) -> Source:
+def with_mapped(source: Source, mapping: Mapping[str, str], targets: Sequence[str]) -> Source:
     """`source` with the columns that a mapping makes: a constant, or several columns joined into one.
 
     `--column store==main` maps `store` to the column `=main`, which holds `main` in every row; `--column
@@ -100,15 +100,15 @@ def with_mapped(source: Source, mapping: Mapping[str, str], needed: Sequence[str
     missing. Joined columns are dropped, unless they are also mapped themselves.
     """
     available, additions = source.columns, {}
-    joined: set[str] = set()
-    for name in (name for column, name in mapping.items() if column in needed and name not in available):
+    pieces: set[str] = set()
+    for name in (name for column, name in mapping.items() if column in targets and name not in available):
         parts = name.split("+")
         if name.startswith("="):
             additions[name] = pl.lit(name[1:])
         elif len(parts) > 1 and {*parts} <= {*available}:
             additions[name] = pl.concat_str([pl.col(part).cast(pl.String) for part in parts], separator=" ")
-            joined |= {*parts} - {*mapping.values()}
-    return replace(source, frame=source.frame.with_columns(**additions).drop(joined)) if additions else source
+            pieces |= {*parts} - {*mapping.values()}
+    return replace(source, frame=source.frame.with_columns(**additions).drop(pieces)) if additions else source
 
 
 def read(uri: str) -> Iterator[Source]:
@@ -164,7 +164,7 @@ def small_table(uri: str) -> pl.DataFrame:
 def rename(
     source: Source,
     mapping: Mapping[str, str],
-    needed: Sequence[str],
+    targets: Sequence[str],
     aliases: Mapping[str, str] = MappingProxyType({}),
     further: Collection[str] = (),
 ) -> Source:
@@ -175,38 +175,36 @@ def rename(
     blanks, hyphens, underscores and `#`. The latter also applies to `further` columns, which similar tables have.
     """
     columns_present = source.columns
-    applied = renaming(columns_present, mapping, needed, aliases, further)
-    uses = {old: [new for new, name in applied.items() if name == old] for old in applied.values()}
-    lacking = [c for c in needed if c not in applied and (c not in columns_present or c in uses)]
-    if lacking:
+    renames = renaming(columns_present, mapping, targets, aliases, further)
+    uses = {old: [new for new, name in renames.items() if name == old] for old in renames.values()}
+    gaps = [c for c in targets if c not in renames and (c not in columns_present or c in uses)]
+    if gaps:
         archive, _, member = source.name.partition(".zip/")
         of_zip = (
             f"\nIf the zip has other tables, name the one to read, for example {archive}.zip#NAME.csv."
             if member
             else ""
         )
-        raise SourceError(f"{source.name}: {_missing(source, lacking, mapping, needed)}{of_zip}")
-    names = [name for name in columns_present if name in uses or name not in applied]
+        raise SourceError(f"{source.name}: {_missing(source, gaps, mapping, targets)}{of_zip}")
+    names = [name for name in columns_present if name in uses or name not in renames]
     columns = [pl.col(name).alias(new) for name in names for new in uses.get(name, [name])]
     return Source(source.name, source.frame.select(columns))
 
 
-def _missing(
-    source: Source, lacking: Sequence[str], mapping: Mapping[str, str], needed: Sequence[str]
-) -> str:
-    texts = [f"'{c}'" + (f" (mapped from '{mapping[c]}')" if c in mapping else "") for c in lacking]
+def _missing(source: Source, gaps: Sequence[str], mapping: Mapping[str, str], targets: Sequence[str]) -> str:
+    texts = [f"'{c}'" + (f" (mapped from '{mapping[c]}')" if c in mapping else "") for c in gaps]
     are = (
         f"column {texts[0]} is" if len(texts) == 1 else f"columns {', '.join(texts[:-1])} and {texts[-1]} are"
     )
     columns = [name for name in source.columns if not name.startswith("=")]
-    others = [name for name in columns if name not in needed]
-    is_likely = len(others) == len(lacking) == 1 and not _are_small_numbers(source, others[0])
+    others = [name for name in columns if name not in targets]
+    is_likely = len(others) == len(gaps) == 1 and not _are_small_numbers(source, others[0])
     likely = others[0] if is_likely else "NAME_IN_THE_FILE"
-    mapped = " ".join(f"--column {c}={likely}" for c in lacking)
-    ways = [f"map {'it' if len(texts) == 1 else 'them'} with {mapped}"] if others else []
+    options = " ".join(f"--column {c}={likely}" for c in gaps)
+    ways = [f"map {'it' if len(texts) == 1 else 'them'} with {options}"] if others else []
     if likely == "NAME_IN_THE_FILE":
-        ways.append(f"give all rows one value with --column {lacking[0]}==VALUE")
-        ways += [f"join several with --column {lacking[0]}=ONE+OTHER"] if len(others) > 1 else []
+        ways.append(f"give all rows one value with --column {gaps[0]}==VALUE")
+        ways += [f"join several with --column {gaps[0]}=ONE+OTHER"] if len(others) > 1 else []
     way = ", or ".join(ways)
     return f"{are} missing. Found: {', '.join(columns)}.\n{way[0].upper()}{way[1:]}."
 
@@ -220,22 +218,22 @@ def _are_small_numbers(source: Source, column: str) -> bool:
 def renaming(
     columns: Sequence[str],
     mapping: Mapping[str, str],
-    needed: Sequence[str],
+    targets: Sequence[str],
     aliases: Mapping[str, str],
     further: Collection[str] = (),
 ) -> dict[str, str]:
     """The source column of each table column that has another name there; see `rename`."""
-    applied = {new: old for new, old in mapping.items() if old in columns}
-    names = {*columns, *applied}
-    applied |= {new: old for new, old in aliases.items() if new not in names and old in columns}
-    missing = [c for c in (*needed, *sorted(further)) if c not in {*columns, *applied}]
-    return applied | spellings(columns, missing, {*applied.values(), *needed})
+    renames = {new: old for new, old in mapping.items() if old in columns}
+    names = {*columns, *renames}
+    renames |= {new: old for new, old in aliases.items() if new not in names and old in columns}
+    gaps = [c for c in (*targets, *sorted(further)) if c not in {*columns, *renames}]
+    return renames | spellings(columns, gaps, {*renames.values(), *targets})
 
 
-def spellings(columns: Sequence[str], missing: Sequence[str], in_use: Collection[str]) -> dict[str, str]:
+def spellings(columns: Sequence[str], gaps: Sequence[str], in_use: Collection[str]) -> dict[str, str]:
     """The source column of each missing column whose name differs from it only in spelling."""
-    plain = {name: re.sub(r"[\s_#-]", "", name).casefold() for name in (*columns, *missing)}
-    alike = {c: [n for n in columns if n not in in_use and plain[n] == plain[c]] for c in missing}
+    plain = {name: re.sub(r"[\s_#-]", "", name).casefold() for name in (*columns, *gaps)}
+    alike = {c: [n for n in columns if n not in in_use and plain[n] == plain[c]] for c in gaps}
     return {column: names[0] for column, names in alike.items() if len(names) == 1}
 
 
@@ -269,11 +267,11 @@ def _unreadable(name: str, error: Exception, path: str | None = None) -> str:
 
 def _name(path: str, uri: str) -> str:
     """`path` relative to the folder that `uri` names, or in which its wildcards begin."""
-    fixed = re.split(r"[*?\[]", uri)[0]
-    if not is_remote(uri) and fixed:
-        fixed = str(Path(fixed).expanduser())
-    fixed = fixed.rstrip("/")
-    folder = fixed if path.startswith(f"{fixed}/") else fixed.rpartition("/")[0]
+    literal = re.split(r"[*?\[]", uri)[0]
+    if not is_remote(uri) and literal:
+        literal = str(Path(literal).expanduser())
+    literal = literal.rstrip("/")
+    folder = literal if path.startswith(f"{literal}/") else literal.rpartition("/")[0]
     return path.removeprefix(folder).lstrip("/")
 
 
@@ -322,8 +320,8 @@ def _local_files(uri: str) -> list[str]:
 
 def _remote_files(uri: str) -> list[str]:
     """Files in Blob Storage in a folder, matching a glob, or with that name."""
-    fixed = uri.split("*")[0].split("?")[0]
-    folder = uri if fixed == uri else fixed.rsplit("/", 1)[0]
+    literal = uri.split("*")[0].split("?")[0]
+    folder = uri if literal == uri else literal.rsplit("/", 1)[0]
     scheme, _, rest = folder.partition("://")
     container, _, prefix = rest.partition("/")
     root = f"{scheme}://{container}"
@@ -338,7 +336,7 @@ def _remote_files(uri: str) -> list[str]:
     except obstore.exceptions.BaseError as error:
         raise UnreadableError(unlisted(uri, error)) from None
     pattern = uri.partition("://")[2].partition("/")[2]
-    if fixed != uri:
+    if literal != uri:
         paths = [p for p in paths if fnmatch.fnmatch(p, pattern)]
     elif paths != [pattern]:
         paths = [p for p in paths if is_table(p)]

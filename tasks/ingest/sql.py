@@ -88,8 +88,8 @@ def _select_all(url: "sa.URL", table: str) -> str:
     if not match:
         raise SourceError(f"#{table} is not the name of a table. Expected #TABLE or #SCHEMA.TABLE.")
     schema, name = (match[1], match[2]) if match[2] else (None, match[1])
-    quoted = url.get_dialect()().identifier_preparer.format_table(sa.table(name, schema=schema))
-    return f"select * from {quoted}"  # noqa: S608
+    identifier = url.get_dialect()().identifier_preparer.format_table(sa.table(name, schema=schema))
+    return f"select * from {identifier}"  # noqa: S608
 
 
 def _of_postgresql(url: "sa.URL", query: str) -> Iterator[pl.DataFrame]:

@@ -30,12 +30,12 @@ _NUMBER = r"\s*[+-]?\d+(\.\d*)?\s*"
 
 @dataclass(frozen=True)
 class Text:
-    """How the text of a CSV file is written. `names` are the names in its header, unchanged unless `renamed`.
+    """How the text of a CSV file is written. `names` are the names in its header, unchanged unless `is_renamed`.
 
-    `before` is the number of lines before the header, such as a title or `sep=;`. `wrapped` are the positions of
-    columns whose values all begin or end with a blank, are padded with blanks to one length, or look like ="007", which
-    Excel treats as text. With `blanks`, blanks separate the values. In a `headless` file the first line holds values;
-    its columns are `column 1`, `column 2`, ... If values are not `quoted`, quotes in them are marks, for example for
+    `before` is the number of lines before the header, such as a title or `sep=;`. `wrapped_columns` are the positions
+    of columns whose values all begin or end with a blank, are padded with blanks to one length, or look like ="007",
+    which Excel treats as text. With `blanks`, blanks separate the values. In a `headless` file the first line holds
+    values; its columns are `column 1`, `column 2`, ... Unless `is_quoted`, quotes in values are marks, for example for
     inches. Rows `overhang` the header if a separator ends each of them. `below` is the number of lines of hyphens or
     units below the header.
     """
@@ -43,16 +43,16 @@ class Text:
     encoding: Encoding
     separator: str
     line_end: str
-    annotated: bool
+    is_annotated: bool
     names: tuple[str, ...]
     before: int = 0
     blanks: bool = False
     headless: bool = False
-    renamed: bool = False
-    quoted: bool = True
+    is_renamed: bool = False
+    is_quoted: bool = True
     overhang: bool = False
     below: int = 0
-    wrapped: tuple[int, ...] = ()
+    wrapped_columns: tuple[int, ...] = ()
 
 
 def dialect_of(head: bytes) -> Text:
@@ -74,14 +74,14 @@ def dialect_of(head: bytes) -> Text:
     every = _lines(text, complete=len(head) < HEAD)
     before = _before_header(every) if line_end == "\n" else 0
     lines = [line for line in every[before:] if line][:LINES]
-    annotated = bool(lines) and lines[0].startswith(("#group", "#datatype", "#default"))
-    if annotated:
+    is_annotated = bool(lines) and lines[0].startswith(("#group", "#datatype", "#default"))
+    if is_annotated:
         lines = [line for line in lines if not line.startswith("#")]
     separator = max(SEPARATORS, key=lambda one: _fit(lines, one))
     blanks = _has_blanks(lines)
     is_quoted = not _has_stray_quotes(every[before:], separator)
-    rows = [line.split() for line in lines] if blanks else _split(lines, separator, quoted=is_quoted)
-    title = header_of(rows) if line_end == "\n" and not annotated else 0
+    rows = [line.split() for line in lines] if blanks else _split(lines, separator, is_quoted=is_quoted)
+    title = header_of(rows) if line_end == "\n" and not is_annotated else 0
     if title and len(_split(lines[:title], separator)) == title:
         before, rows = every.index(lines[title], before), rows[title:]
     below = lines_below(rows)
@@ -93,21 +93,21 @@ def dialect_of(head: bytes) -> Text:
     names = (*names, "") if overhang else names
     if headless:
         names = tuple(f"column {n}" for n in range(1, len(names) + 1))
-    renamed = names != header or not is_quoted
+    is_renamed = names != header or not is_quoted
     return Text(
         encoding,
         separator,
         line_end,
-        annotated,
+        is_annotated,
         names,
         before,
         blanks,
         headless,
-        renamed=renamed,
-        quoted=is_quoted,
+        is_renamed=is_renamed,
+        is_quoted=is_quoted,
         overhang=overhang,
         below=below,
-        wrapped=_wrapped(_columns(rows[1:], len(names))),
+        wrapped_columns=_wrapped(_columns(rows[1:], len(names))),
     )
 
 
@@ -124,14 +124,14 @@ def _columns(rows: Sequence[Sequence[str]], width: int) -> pl.DataFrame:
 
 
 def _wrapped(columns: pl.DataFrame) -> tuple[int, ...]:
-    """Positions of the `wrapped` columns; see `Text`."""
-    filled = pl.all().replace("", None)
-    is_padded = (pl.all().str.len_chars().n_unique() == 1) | filled.str.ends_with(" ").all()
-    is_wrapped = filled.str.contains(_WRAPPED).all() | is_padded & pl.all().str.ends_with(" ").any()
-    return where(columns, is_wrapped & filled.is_not_null().any())
+    """Positions of the `wrapped_columns`; see `Text`."""
+    values = pl.all().replace("", None)
+    is_padded = (pl.all().str.len_chars().n_unique() == 1) | values.str.ends_with(" ").all()
+    is_wrapped = values.str.contains(_WRAPPED).all() | is_padded & pl.all().str.ends_with(" ").any()
+    return where(columns, is_wrapped & values.is_not_null().any())
 
 
-def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.LazyFrame, Notation]:
+def rows_of_csv(source: str | bytes, head: bytes, *, is_packed: bool) -> tuple[pl.LazyFrame, Notation]:
     """The rows of a CSV file, all columns text, and the notation of its numbers.
 
     `source` is an address or the content, which begins with `head`. Raises `DialectError` if the text does not fit its
@@ -143,11 +143,11 @@ def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.L
             source = unpacked(source).decode(text.encoding).encode()
         except UnicodeDecodeError as error:
             raise DialectError(f"this is not text in {text.encoding}: {error.reason}.") from None
-    if text.annotated and not packed:
+    if text.is_annotated and not is_packed:
         content = bytes_of(source) if isinstance(source, str) else source
         blocks = _blocks(content)
         if len(blocks) > 1:
-            tables = [rows_of_csv(block, block, packed=False) for block in blocks]
+            tables = [rows_of_csv(block, block, is_packed=False) for block in blocks]
             return pl.concat([rows for rows, _ in tables], how="diagonal"), tables[0][1]
     if text.blanks:
         source = b"".join(b",".join(line.split()) + b"\n" for line in unpacked(source).splitlines())
@@ -156,9 +156,9 @@ def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.L
     frame = pl.scan_csv(
         source,
         separator=text.separator,
-        quote_char='"' if text.quoted else None,
+        quote_char='"' if text.is_quoted else None,
         eol_char=text.line_end,
-        comment_prefix="#" if text.annotated else None,
+        comment_prefix="#" if text.is_annotated else None,
         infer_schema=False,
         glob=False,
         null_values=[""],
@@ -166,7 +166,7 @@ def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.L
         skip_lines=text.before + (1 + text.below if text.overhang else 0),
         skip_rows_after_header=text.below,
         has_header=not (text.headless or text.overhang),
-        new_columns=[name or f"column {n}" for n, name in enumerate(text.names)] if text.renamed else None,
+        new_columns=[name or f"column {n}" for n, name in enumerate(text.names)] if text.is_renamed else None,
     )
     rows, has_commas = _tidy(frame, text), text.separator == ","
     return plain_numbers(rows, commas=not has_commas, has_points=has_commas)
@@ -175,22 +175,22 @@ def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.L
 def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
     """`frame` without empty rows, repeated headers and nameless columns, and without blanks around names."""
     names = frame.collect_schema().names()
-    blank = {name for name, stated in zip(names, text.names, strict=False) if not stated.strip()}
+    blank = {name for name, header in zip(names, text.names, strict=False) if not header.strip()}
     index = {names[0]} if names and names[0].startswith("Unnamed: 0") else set()
     columns = [name for name in names if name not in blank | index]
     frame = frame.select(columns)
-    if len(columns) > 1 or text.annotated:
+    if len(columns) > 1 or text.is_annotated:
         frame = frame.filter(
             ~pl.all_horizontal(pl.col(name).str.strip_chars("\ufeff").eq_missing(name) for name in columns)
         )
     frame = frame.rename({name: name.strip() for name in columns if name != name.strip()})
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
-    if not text.quoted:
+    if not text.is_quoted:
         frame = frame.with_columns(pl.all().str.replace('^"(.*)"$', "${1}").str.replace_all('""', '"'))
-    wrapped = {text.names[i].strip() for i in text.wrapped} & {*frame.collect_schema()}
+    wrapped_names = {text.names[i].strip() for i in text.wrapped_columns} & {*frame.collect_schema()}
     return (
-        frame.with_columns(pl.col(*wrapped).str.replace(_WRAPPED, "${1}${2}").str.strip_chars_end())
-        if wrapped
+        frame.with_columns(pl.col(*wrapped_names).str.replace(_WRAPPED, "${1}${2}").str.strip_chars_end())
+        if wrapped_names
         else frame
     )
 
@@ -244,18 +244,18 @@ def _is_below(row: Sequence[str | None], values: Sequence[Sequence[str | None]])
     columns = list(zip_longest(*(values[_MOST_BELOW:] or values[-1:]), fillvalue=""))
     if len(columns) != len(cells):
         return False
-    filled = [[value.strip() for value in column if value] for column in columns]
-    digits = [bool(column) and all(re.search(r"\d", value) for value in column) for column in filled]
-    numbers = [bool(column) and all(re.fullmatch(_DECIMAL, value) for value in column) for column in filled]
-    named = [
+    texts = [[value.strip() for value in column if value] for column in columns]
+    digits = [bool(column) and all(re.search(r"\d", value) for value in column) for column in texts]
+    numbers = [bool(column) and all(re.fullmatch(_DECIMAL, value) for value in column) for column in texts]
+    labels = [
         cell
         for cell, is_digits, is_number in zip(cells, digits, numbers, strict=True)
         if is_digits and not is_number
     ]
     units = [cell for cell, is_number in zip(cells, numbers, strict=True) if is_number]
     return (
-        bool(named)
-        and not any(re.search(r"\d", cell) for cell in named)
+        bool(labels)
+        and not any(re.search(r"\d", cell) for cell in labels)
         and any(units)
         and not any(re.match(r"[+-]?[.,]?\d", cell) or (cell and cell.lower() in UNKNOWN) for cell in units)
     )
@@ -310,8 +310,8 @@ def _before_header(lines: Sequence[str]) -> int:
     first = next((n for n, line in enumerate(lines[:LINES]) if line.strip()), 0)
     if lines[first].lower().lstrip('"').startswith("sep="):
         return first + 1
-    split = (n for n, line in enumerate(lines[:LINES]) if any(one in line for one in SEPARATORS))
-    return next(split, 0)
+    matches = (n for n, line in enumerate(lines[:LINES]) if any(one in line for one in SEPARATORS))
+    return next(matches, 0)
 
 
 def _fit(lines: Sequence[str], separator: str) -> tuple[bool, float, int]:
@@ -337,8 +337,8 @@ def _has_stray_quotes(lines: Sequence[str], separator: str) -> bool:
     return stray is not None
 
 
-def _split(lines: Sequence[str], separator: str, *, quoted: bool = True) -> list[list[str]]:
-    if not quoted:
+def _split(lines: Sequence[str], separator: str, *, is_quoted: bool = True) -> list[list[str]]:
+    if not is_quoted:
         return [[re.sub('^"(.*)"$', r"\1", cell) for cell in line.split(separator)] for line in lines]
     try:
         return list(csv.reader(lines, delimiter=separator))

@@ -30,9 +30,9 @@ def as_long(
         return source
     names, values = table.wide
     is_dated = table.schema.columns()[names].dtype == pl.Date
-    applied = renaming(source.columns, mapping, table.required_columns, table.aliases)
-    table_columns = {*applied.values(), *table.required_columns}
-    if {names, values} & {*applied, *source.columns}:
+    renames = renaming(source.columns, mapping, table.required_columns, table.aliases)
+    table_columns = {*renames.values(), *table.required_columns}
+    if {names, values} & {*renames, *source.columns}:
         return source
     value_columns = [
         column
@@ -41,11 +41,11 @@ def as_long(
     ]
     if is_dated:
         value_columns = _dates(source.name, value_columns, order)
-    lacking = [
-        c for c in table.required_columns if c not in (names, values) and c not in {*applied, *source.columns}
+    gaps = [
+        c for c in table.required_columns if c not in (names, values) and c not in {*renames, *source.columns}
     ]
     by_file = [] if is_dated else [*table.shard_by]
-    if len(value_columns) < _FEWEST or not {*lacking} <= {*by_file}:
+    if len(value_columns) < _FEWEST or not {*gaps} <= {*by_file}:
         return source
     what = names if is_dated else "sensor"
     if not wide:
@@ -54,7 +54,7 @@ def as_long(
             f"with columns {', '.join(table.required_columns)}. Read it as it is with --wide."
         )
     index_columns = [c for c in source.columns if c not in value_columns and not re.match(SUM, c)]
-    keys = [applied.get(c, c) for c in table.required_columns if c not in (names, values, *lacking)]
+    keys = [renames.get(c, c) for c in table.required_columns if c not in (names, values, *gaps)]
     lacks = pl.any_horizontal(pl.lit(False), *(pl.col(key).is_null() for key in keys if is_dated))
     is_footer = lacks.reverse().cum_min().reverse()
     cells = source.frame.filter(~is_footer).unpivot(
@@ -62,8 +62,8 @@ def as_long(
     )
     footers = source.frame.filter(is_footer).select(index_columns)
     frame = pl.concat([cells.filter(pl.col(values).is_not_null()), footers], how="diagonal")
-    if lacking:
-        frame = frame.with_columns(pl.lit(_stem(source.name)).alias(column) for column in lacking)
+    if gaps:
+        frame = frame.with_columns(pl.lit(_stem(source.name)).alias(column) for column in gaps)
     return Source(source.name, frame)
 
 

@@ -25,7 +25,7 @@ def read(path: Path, columns=COLUMNS, at_a_time=50) -> tuple[pl.DataFrame, pl.Da
     file = looked_at(path)
     batches = list(capture.read(file, columns, at_a_time))
     rows = pl.concat([one.rows for one in batches], how="diagonal_relaxed") if batches else pl.DataFrame()
-    broken = pl.concat([file.quarantined().clear(), *(one.broken for one in batches)])
+    broken = pl.concat([file.quarantined().clear(), *(one.bad for one in batches)])
     assert sum(one.count for one in batches) == file.messages
     return rows, broken, file
 
