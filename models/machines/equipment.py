@@ -36,25 +36,25 @@ def missing_components(tables: Frames, since: datetime, until: datetime) -> pl.D
     pairs = types.join(kinds, how="cross").join(records, on=["type", "component"], how="anti")
     pairs = pairs.filter((1 - pl.col("days") / machines["days"].sum()) ** pl.col("records") < _BY_CHANCE)
     chances = [
-        comb(machines.height - of_type, having) / comb(machines.height, having)
-        for of_type, having in pairs.select("machines", "machine_id").iter_rows()
+        comb(machines.height - of_type, of_component) / comb(machines.height, of_component)
+        for of_type, of_component in pairs.select("machines", "machine_id").iter_rows()
     ]
     pairs = pairs.filter(pl.Series(chances, dtype=pl.Float64) < _BY_CHANCE_OF_MACHINES)
-    missing = machines.join(pairs.select("type", "component"), on="type")
-    return missing.select("machine_id", "component", "type").sort("machine_id", "component")
+    gaps = machines.join(pairs.select("type", "component"), on="type")
+    return gaps.select("machine_id", "component", "type").sort("machine_id", "component")
 
 
 def _machines(tables: Frames, since: datetime, until: datetime) -> pl.DataFrame:
     """The machines with telemetry after `since`: machine_id, `type`, `days` in service."""
     telemetry = tables["telemetry"].filter(pl.col("time") <= until)
-    sent = [pl.col(name).is_not_null().any() for name in sensors(telemetry)]
+    has_readings = [pl.col(name).is_not_null().any() for name in sensors(telemetry)]
     names = pl.concat_str(
         [pl.when(name).then(pl.lit(name)) for name in sensors(telemetry)], separator=", ", ignore_nulls=True
     )
     types = (
         telemetry.filter(pl.col("time") > since)
         .group_by("machine_id")
-        .agg(sent)
+        .agg(has_readings)
         .select("machine_id", type=names)
     )
     length = (pl.col("time").max() - pl.col("time").min()).dt.total_seconds() / 86_400

@@ -59,7 +59,7 @@ def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
     visible = tables_at(tables, as_of)
     since = as_of - timedelta(days=days)
     again, history = failures_logged_again(tables, visible, since, as_of), visible["telemetry"]
-    lost = failures_without_telemetry(visible)
+    orphans = failures_without_telemetry(visible)
     visible = {
         name: frame.filter(pl.col("time") > as_of - timedelta(days=days))
         if "time" in frame.collect_schema()
@@ -73,7 +73,7 @@ def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
     if "failures" in visible and "maintenance" in visible:
         overdue = visible["failures"].filter(pl.col("time") <= as_of - MAINTAINED_WITHIN)
         parts.append(failures_without_maintenance(overdue, visible["maintenance"]))
-    parts += [again, lost]
+    parts += [again, orphans]
     return pl.concat([pl.DataFrame(schema=FINDINGS), *parts])
 
 
@@ -98,10 +98,10 @@ def stray_clocks(telemetry: pl.LazyFrame) -> pl.DataFrame:
     return _finding("stray clock", "telemetry", counts, detail)
 
 
-def without_component(missing: pl.DataFrame) -> pl.DataFrame:
+def without_component(gaps: pl.DataFrame) -> pl.DataFrame:
     """A line as in `findings` for each machine with `equipment.missing_components`."""
     names = (
-        missing.lazy().group_by("machine_id", "type").agg(pl.col("component").sort(), pl.len().alias("count"))
+        gaps.lazy().group_by("machine_id", "type").agg(pl.col("component").sort(), pl.len().alias("count"))
     )
     detail = pl.format("{} has no {}", "type", pl.col("component").list.join(", "))
     return _finding("without component", "machines", names, detail)
@@ -139,8 +139,8 @@ def failures_without_telemetry(visible: Frames) -> pl.DataFrame:
     """Machines with failures but without any telemetry, for example because tables name them differently."""
     if "failures" not in visible:
         return pl.DataFrame(schema=FINDINGS)
-    lost = visible["failures"].join(visible["telemetry"], on="machine_id", how="anti")
-    counts = lost.group_by("machine_id").agg(pl.len().cast(pl.Int64).alias("count"))
+    orphans = visible["failures"].join(visible["telemetry"], on="machine_id", how="anti")
+    counts = orphans.group_by("machine_id").agg(pl.len().cast(pl.Int64).alias("count"))
     return _finding("failure without telemetry", "failures", counts, pl.format("{} times", "count"))
 
 
@@ -162,11 +162,11 @@ def failures_without_maintenance(
     failures: pl.LazyFrame, maintenance: pl.LazyFrame, within: timedelta = MAINTAINED_WITHIN
 ) -> pl.DataFrame:
     """Failures of a component without a recorded replacement from the failure until `within` after it."""
-    replaced = maintenance.select("machine_id", "component", "time", replaced_at="time").sort("time")
+    replacements = maintenance.select("machine_id", "component", "time", replaced_at="time").sort("time")
     open_ones = (
         failures.sort("time")
         .join_asof(
-            replaced,
+            replacements,
             on="time",
             by=["machine_id", "component"],
             strategy="forward",
@@ -233,14 +233,14 @@ def silent_sensors(telemetry: pl.LazyFrame, days: int, history: pl.LazyFrame) ->
             .collect()
             .lazy()
         )
-        missing, constant = (
+        silence, constant = (
             pl.lit(f"{sensor}: no reading in {days} days"),
             f"{sensor}: one value in {days} days",
         )
         own = history.filter(pl.col(sensor).is_not_null()).select("machine_id").unique()
         quiet = values.filter(pl.col("values") == 0)
         parts.append(
-            _finding("missing sensor", "telemetry", quiet.join(own, on="machine_id", how="semi"), missing)
+            _finding("missing sensor", "telemetry", quiet.join(own, on="machine_id", how="semi"), silence)
         )
         still = values.filter(pl.col("values") == 1, pl.col("count") > 2)
         parts.append(_finding("constant sensor", "telemetry", still, pl.lit(constant)))

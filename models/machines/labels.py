@@ -33,7 +33,7 @@ def outcomes(
     names = [next_failure_column(c) for c in components]
     times = rows.select("machine_id", "time").with_row_index("|row").sort("time")
     component = pl.col("component")
-    following = (
+    next_failures = (
         failures.filter(pl.col("time") <= observed_until)
         .select(
             "machine_id",
@@ -50,7 +50,7 @@ def outcomes(
         .collect()
     )
     table = times.join_asof(
-        following,
+        next_failures,
         on="time",
         by="machine_id",
         strategy="forward",

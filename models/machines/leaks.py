@@ -89,12 +89,10 @@ def only_before_failures(
     for (name, state, is_on), share in zip(states, shares, strict=True):
         for component in components if (share or 0.0) >= _SURE else ():
             due = later.filter(fails_within(component, hours))
-            every, warned = (
-                failures_after(some, [component])[component] for some in (due, due.filter(is_on))
-            )
-            if warned >= max(_LEAST_FAILURES, _LEAST_SHARE * every):
+            every, hits = (failures_after(some, [component])[component] for some in (due, due.filter(is_on)))
+            if hits >= max(_LEAST_FAILURES, _LEAST_SHARE * every):
                 reasons[name] = (
-                    f"it is {state} only before failures, {warned:,} of {every:,} of {component} within {hours} h"
+                    f"it is {state} only before failures, {hits:,} of {every:,} of {component} within {hours} h"
                 )
     return reasons
 
@@ -114,10 +112,10 @@ def _leak(sample: pl.DataFrame, horizons_hours: Sequence[int]) -> str | None:
 
 def _area(sample: pl.DataFrame, hours: int) -> float:
     """The share of pairs (a row before a failure, another row) that the value ranks in the same way; 0 if there are few."""
-    failing = (sample["hours"] <= hours).fill_null(value=False).to_numpy()
-    positives, negatives = int(failing.sum()), int((~failing).sum())
+    is_failing = (sample["hours"] <= hours).fill_null(value=False).to_numpy()
+    positives, negatives = int(is_failing.sum()), int((~is_failing).sum())
     if min(positives, negatives) < _LEAST_FAILING:
         return 0.0
-    ranks = sample["value"].rank().to_numpy()[failing]
+    ranks = sample["value"].rank().to_numpy()[is_failing]
     area = float(np.sum(ranks) - positives * (positives + 1) / 2) / (positives * negatives)
     return max(area, 1 - area)

@@ -30,7 +30,7 @@ from models.scenario import FitResult, Frames
 def rows_of(
     tables: Frames,
     vocabulary: Vocabulary,
-    observed: pl.DataFrame,
+    period: pl.DataFrame,
     since: datetime | None,
     options: Options,
 ) -> pl.DataFrame:
@@ -40,7 +40,7 @@ def rows_of(
     failures, and for a machine out of service up to its last telemetry. A machine has no row for a time whose longest
     window holds no reading. Columns: those of `features.build` and `labels.outcomes`, `steps_back` and `drawn`.
     """
-    first, last = observed["first"].item(), observed["last"].item()
+    first, last = period["first"].item(), period["last"].item()
     count = row_count(max(first, since) if since else first, last, options.every_hours)
     visible = tables_at(by_component(tables, vocabulary.components), last)
     machines = visible["telemetry"].select(pl.col("machine_id").unique()).collect()["machine_id"].to_list()
@@ -51,14 +51,14 @@ def rows_of(
     )
     failures = visible.get("failures", nothing)
     ends = out_of_service(visible, last, vocabulary.interval_hours)
-    after = outcomes(rows, failures, vocabulary.components, observed["outcomes"].item(), ends)
+    after = outcomes(rows, failures, vocabulary.components, period["outcomes"].item(), ends)
     rows = rows.with_columns(pl.Series(STEPS, steps)).hstack(after).filter(pl.col("readings") > 0)
     return rows.with_columns(draw(rows, options.seed))
 
 
-def span_hours(observed: pl.DataFrame) -> float:
+def span_hours(period: pl.DataFrame) -> float:
     """Hours from the first telemetry to the last."""
-    return float((observed["last"].item() - observed["first"].item()).total_seconds()) / 3600
+    return float((period["last"].item() - period["first"].item()).total_seconds()) / 3600
 
 
 _SHOWN = 10
@@ -68,7 +68,7 @@ _Place = tuple[str, int]
 _Bills = tuple[list[dict[str, float]], int]
 
 
-def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, options: Options) -> FitResult:
+def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, period: pl.DataFrame, options: Options) -> FitResult:
     """The bundle, its backtest and metrics, from the rows of all shards.
 
     Raises `ContractError` if there are no rows or no components, or if a cost names an unknown component.
@@ -86,11 +86,11 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
             f"--component-cost names {', '.join(extra)}, which was never replaced and never failed. Expected some of "
             f"{', '.join(vocabulary.components)}."
         )
-    vocabulary, leaking = without_leaks(rows, vocabulary, options)
-    notes = [*leaking, *_data_notes(vocabulary, observed, options)]
+    vocabulary, leak_notes = without_leaks(rows, vocabulary, options)
+    notes = [*leak_notes, *_data_notes(vocabulary, period, options)]
     work = Work(rows, vocabulary, used_features(vocabulary, options), options, notes)
     failures = failures_after(rows, vocabulary.components)
-    cuts = folds(ends["first"].item(), observed["outcomes"].item(), options.held_out_share)
+    cuts = folds(ends["first"].item(), period["outcomes"].item(), options.held_out_share)
     horizons = fitted_horizons(work, cuts, failures)
     before = _bills(_judged(horizons, slice(0, 1), first=True, options=options, bills={}), options)
     backtest = _judged(horizons, slice(1, 2), first=True, options=options, bills=before)
@@ -139,10 +139,10 @@ def _lives(work: Work, hidden: Sequence[str]) -> list[Life]:
         return list(pool.map(learn, work.vocabulary.components))
 
 
-def _data_notes(vocabulary: Vocabulary, observed: pl.DataFrame, options: Options) -> list[str]:
+def _data_notes(vocabulary: Vocabulary, period: pl.DataFrame, options: Options) -> list[str]:
     """Notes on data that is not used as stored."""
     notes = list(windows(vocabulary.interval_hours, options).left_out)
-    until, last, repeats = observed.select("outcomes", "last", "repeats").row(0)
+    until, last, repeats = period.select("outcomes", "last", "repeats").row(0)
     if until < last:
         notes.append(record_ends(until, last))
     if repeats:
@@ -177,10 +177,10 @@ def without_leaks(
         "sensors": {},
         "errors": only_before_failures(rows, components, errors, options.error_windows_hours[0], hours),
     }
-    if resolved := windows(vocabulary.interval_hours, options).hours:
-        means = {s: f"{s}_mean_{resolved[0]}h" for s in vocabulary.sensors}
-        flags = only_before_failures(rows, components, means, resolved[0], hours)
-        reasons["sensors"] = flags | leaks(rows, vocabulary, resolved[0], options.horizons_hours)
+    if window_hours := windows(vocabulary.interval_hours, options).hours:
+        means = {s: f"{s}_mean_{window_hours[0]}h" for s in vocabulary.sensors}
+        flags = only_before_failures(rows, components, means, window_hours[0], hours)
+        reasons["sensors"] = flags | leaks(rows, vocabulary, window_hours[0], options.horizons_hours)
     notes = [
         f"{kind[:-1]} {name}: {reason}; it is "
         + (
@@ -191,11 +191,11 @@ def without_leaks(
         for kind, of_names in reasons.items()
         for name, reason in sorted(of_names.items())
     ]
-    left = {
+    rest = {
         kind: tuple(n for n in getattr(vocabulary, kind) if n not in names or n in options.keep_columns)
         for kind, names in reasons.items()
     }
-    return replace(vocabulary, sensors=left["sensors"], errors=left["errors"]), notes
+    return replace(vocabulary, sensors=rest["sensors"], errors=rest["errors"]), notes
 
 
 def _judged(

@@ -112,8 +112,8 @@ def without_ended(rows: pl.DataFrame, tables: Frames, columns: Sequence[str]) ->
         over = (pl.col("week") > pl.col(END)).fill_null(value=False)
         zero = [pl.when(over).then(0.0).otherwise(name).alias(name) for name in columns]
         rung = pl.when(over).then(pl.lit(ENDED)).otherwise("rung").alias("rung")
-        joined = rows.join(ends, on=key, how="left", maintain_order="left")
-        rows = joined.with_columns(*zero, rung).drop(END)
+        table = rows.join(ends, on=key, how="left", maintain_order="left")
+        rows = table.with_columns(*zero, rung).drop(END)
     return rows
 
 

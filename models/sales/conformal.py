@@ -41,11 +41,11 @@ def fit_offsets(
     levels = [whole]
     for depth in range(1, len(by) + 1):
         group, larger = list(by[:depth]), list(by[: depth - 1])
-        borrowed = levels[-1].select(*larger, *(pl.col(name).alias(f"larger_{name}") for name in names))
+        parents = levels[-1].select(*larger, *(pl.col(name).alias(f"larger_{name}") for name in names))
         smaller = distinct.group_by(group).agg(counts).join(residuals.group_by(group).agg(own), on=group)
-        groups = smaller.join(borrowed, on=larger) if larger else smaller.join(borrowed, how="cross")
-        mixed = (_mixed(pl.col(name), pl.col(f"larger_{name}")).alias(name) for name in names)
-        levels.append(groups.with_columns(mixed).drop(f"larger_{name}" for name in names))
+        groups = smaller.join(parents, on=larger) if larger else smaller.join(parents, how="cross")
+        mixtures = (_mixed(pl.col(name), pl.col(f"larger_{name}")).alias(name) for name in names)
+        levels.append(groups.with_columns(mixtures).drop(f"larger_{name}" for name in names))
     return pl.concat(levels, how="diagonal").select(*by, *clusters, *names).sort(by, nulls_last=True)
 
 

@@ -153,9 +153,9 @@ def better_than(
         both = losses(rows, quantiles).select(*on, "kind", "rung", "loss").join(theirs, on=on)
         by_rung.append(both.group_by("kind", "rung", "origin").agg(pl.col("loss", "usual").mean()))
     origins = pl.concat(by_rung).filter(pl.col("usual") > 0)
-    saved = 1 - pl.col("loss") / pl.col("usual")
-    error = saved.std().fill_null(ONE_ORIGIN) / pl.len().sqrt()
-    gains = origins.group_by("kind", "rung").agg(saved.mean().alias("saved"), error.alias("error"))
+    savings = 1 - pl.col("loss") / pl.col("usual")
+    error = savings.std().fill_null(ONE_ORIGIN) / pl.len().sqrt()
+    gains = origins.group_by("kind", "rung").agg(savings.mean().alias("saved"), error.alias("error"))
     gains = gains.filter(pl.col("saved") - pl.col("error") > MARGIN).sort("kind", -pl.col("saved"), "rung")
     return gains.unique("kind", keep="first", maintain_order=True).select("kind", "rung")
 

@@ -187,14 +187,14 @@ def _rungs(
     count = pl.format("{} week{}", weeks, pl.when(weeks == 1).then(pl.lit("")).otherwise(pl.lit("s")))
     short = pl.format("{} of history, {} are needed", count, OWN_WEEKS)
     some = pl.format("sold in {} of its last {} weeks", "sold", weeks)
-    stopped = pl.format("last seen {} weeks ago and not in the plan", idle)
+    silence = pl.format("last seen {} weeks ago and not in the plan", idle)
     elsewhere = pl.format("no history; taken from {} stores that have the SKU", "stores")
     pairs = book["ladder_late"]["pairs"].sum()
     late = pl.lit(f"no history; taken from {pairs} pairs of SKU and store that began late")
     is_late = (pairs > 0) & ~pl.col("launching") & ~pl.col("store_launching")
     nothing = pl.lit("no history, and neither SKU nor store is known")
     rules: list[tuple[pl.Expr, str, pl.Expr]] = [
-        ((weeks > 0) & (idle >= STOPPED_WEEKS) & ~pl.col("planned"), "stopped", stopped),
+        ((weeks > 0) & (idle >= STOPPED_WEEKS) & ~pl.col("planned"), "stopped", silence),
         (weeks >= OWN_WEEKS, "own_history", some),
         ((weeks > 0) & (pl.col("sku_mean") > 0), "short_history", short),
         (weeks > 0, "own_history", short),
@@ -246,8 +246,8 @@ def _looked_up(
         times = value * pl.col("uplift")
         return pl.when(value == value.round()).then(times.round()).otherwise(times)
 
-    filled = [pl.coalesce(name, lifted(pl.col(f"any_{name}"))).alias(name) for name in names]
-    return rows.with_columns(filled).drop(f"any_{name}" for name in names)
+    values = [pl.coalesce(name, lifted(pl.col(f"any_{name}"))).alias(name) for name in names]
+    return rows.with_columns(values).drop(f"any_{name}" for name in names)
 
 
 def _of_late_pairs(
@@ -262,8 +262,8 @@ def _of_late_pairs(
 def _sized(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Sequence[str]) -> pl.DataFrame:
     """`rows` with the values `names` times the size of their store; 1 where the store is unknown."""
     size = book["ladder_store"].filter(demand="any").select("store", "size")
-    sized = rows.join(size, on="store", how="left")
-    return sized.with_columns(pl.col(name) * pl.col("size").fill_null(1.0) for name in names).drop("size")
+    table = rows.join(size, on="store", how="left")
+    return table.with_columns(pl.col(name) * pl.col("size").fill_null(1.0) for name in names).drop("size")
 
 
 def _of_sku(
@@ -305,13 +305,13 @@ def _with_others(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Se
     n, other_level = pl.col("sku_weeks"), pl.mean_horizontal(others)
     level = pl.max_horizontal(pl.mean_horizontal(names), OFFSET * other_level / (n + 1))
     mean_level = ((n * level.log() + LEVEL_PRIOR * other_level.log()) / (n + LEVEL_PRIOR)).exp()
-    mixed = [
+    mixtures = [
         mean_level * _mixed(pl.col(name) / level, pl.col(other) / other_level)
         for name, other in zip(names, others, strict=True)
     ]
     return rows.with_columns(
         pl.when(other_level > 0).then(value).otherwise(name).alias(name)
-        for name, value in zip(names, mixed, strict=True)
+        for name, value in zip(names, mixtures, strict=True)
     )
 
 

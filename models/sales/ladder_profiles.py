@@ -38,8 +38,8 @@ def late_weeks(history: pl.LazyFrame, sku_weeks: pl.DataFrame) -> pl.DataFrame:
     `neighbours.shared_frames`. A new store and a new SKU have no late pairs until `LAUNCH_WEEKS` have passed.
     """
     pairs = history.group_by(KEY).agg(first=pl.col("week").min()).collect(engine="streaming")
-    known = pl.max_horizontal(pl.col("first").min().over(name) for name in KEY)
-    late = pairs.filter(pl.col("first") >= known + pl.duration(weeks=LAUNCH_WEEKS))
+    start = pl.max_horizontal(pl.col("first").min().over(name) for name in KEY)
+    late = pairs.filter(pl.col("first") >= start + pl.duration(weeks=LAUNCH_WEEKS))
     rows = (
         history.join(late.lazy(), on=KEY, how="inner")
         .filter(pl.col("week") < pl.col("first") + pl.duration(weeks=LATE_WEEKS))
@@ -82,11 +82,11 @@ def profiles(
     key = key.with_columns(expected=rounded(pl.col("key_mean").mean().over("sku")))
     size = key.group_by("store").agg(size=rounded(pl.col("key_mean").sum() / pl.col("expected").sum()))
     size = size.with_columns(pl.when(pl.col("size") > 0).then("size").otherwise(1.0))
-    launching = pl.col("week").min() > as_of - timedelta(weeks=LAUNCH_WEEKS)
+    is_launch = pl.col("week").min() > as_of - timedelta(weeks=LAUNCH_WEEKS)
     usual = rows.group_by("sku").agg(
-        usual_price=pl.col("price").median(), stores=pl.col("store").n_unique(), launching=launching
+        usual_price=pl.col("price").median(), stores=pl.col("store").n_unique(), launching=is_launch
     )
-    size = size.join(rows.group_by("store").agg(launching=launching), on="store")
+    size = size.join(rows.group_by("store").agg(launching=is_launch), on="store")
     rows = rows.select(*KEY, "units", "demand")
     by_store = by_demand(rows, ["store"], quantiles).join(size, on="store")
     overall = by_demand(rows, [], quantiles)
@@ -182,16 +182,16 @@ def plausible(rows: pl.DataFrame) -> pl.DataFrame:
     with_limits = rows.join(
         wrong.select(*KEY, "second", limit=limit), on=KEY, how="left", maintain_order="left"
     )
-    mended = pl.when(units > pl.col("limit")).then("second").when(units < -pl.col("limit")).then(0.0)
-    return with_limits.with_columns(mended.otherwise(units).alias("units")).drop("second", "limit")
+    repair = pl.when(units > pl.col("limit")).then("second").when(units < -pl.col("limit")).then(0.0)
+    return with_limits.with_columns(repair.otherwise(units).alias("units")).drop("second", "limit")
 
 
 def demand_of(usual_price: pl.Expr) -> pl.Expr:
     """`promoted`, `regular`, or `any` where price and flags are all unknown."""
     cheap = pl.col("price") < (1 - PROMOTED_DEPTH) * usual_price
-    promoted = (pl.col("flagged") > 0).fill_null(False) | cheap.fill_null(False)
+    is_promoted = (pl.col("flagged") > 0).fill_null(False) | cheap.fill_null(False)
     is_unknown = pl.col("price").is_null() & pl.col("flagged").is_null()
-    demand = pl.when(promoted).then(pl.lit("promoted")).otherwise(pl.lit("regular"))
+    demand = pl.when(is_promoted).then(pl.lit("promoted")).otherwise(pl.lit("regular"))
     return pl.when(is_unknown).then(pl.lit("any")).otherwise(demand).cast(DEMAND).alias("demand")
 
 
@@ -206,12 +206,12 @@ def by_demand(rows: pl.DataFrame, by: Sequence[str], quantiles: Sequence[float])
     rows = rows.select(*by, "demand", "units")
     every = rows.with_columns(demand=pl.lit("any").cast(DEMAND))
     of_demand = rows.filter(pl.col("demand") != "any")
-    rising = pl.concat(part.group_by(*by, "demand").agg(units.sort()) for part in (every, of_demand))
-    ranked = [
+    sorted_units = pl.concat(part.group_by(*by, "demand").agg(units.sort()) for part in (every, of_demand))
+    ranks = [
         units.list.get((level * (n + 1) + 0.5).floor().clip(1, n).cast(pl.Int64) - 1).alias(
             quantile_column(level)
         )
         for level in quantiles
     ]
     about = [units.list.len().cast(pl.Int64).alias("rows"), rounded(units.list.mean()).alias("mean")]
-    return rising.select(*by, "demand", *ranked, *about).sort(*by, "demand")
+    return sorted_units.select(*by, "demand", *ranks, *about).sort(*by, "demand")

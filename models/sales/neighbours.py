@@ -52,8 +52,8 @@ def shared_frames(tables: Frames, as_of: date, horizon: int) -> dict[str, pl.Dat
         ),
         "covariates": ranges(past, covariates).with_columns(pl.lit("plan" in tables).alias("planned")),
     }
-    collected = pl.collect_all(list(frames.values()), engine="streaming")
-    return dict(zip(frames, collected, strict=True))
+    results = pl.collect_all(list(frames.values()), engine="streaming")
+    return dict(zip(frames, results, strict=True))
 
 
 def with_plan(covariates: pl.DataFrame) -> bool:

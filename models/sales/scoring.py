@@ -104,14 +104,14 @@ def own_rows(
     options: Options,
 ) -> pl.DataFrame | None:
     """Forecasts of the SKUs' own models; None if the forecasts of `keys` do not use them."""
-    needed = (
+    has_part = (
         model.own_first
         or model.blended
         or contest.needs_own_models(model.unplanned)
         or contest.needs_own_models(model.planned)
         or keys.join(model.own_keys, on=KEY, how="semi").height
     )
-    if not needed or model.own_models.is_empty():
+    if not has_part or model.own_models.is_empty():
         return None
     with_prices = with_prices_of_others(panel, context["store_weeks"])
     return statistical.forecast(
@@ -148,15 +148,15 @@ def _with_words(outcomes: pl.DataFrame, plan: pl.LazyFrame, vocabulary: pl.DataF
 
 def _outcomes(forecasts: pl.DataFrame, answers: pl.DataFrame, options: Options) -> pl.DataFrame:
     """One row per key: status, rung and reason."""
-    unplanned = (pl.col("rung") == NO_PLAN).sum()
+    count = (pl.col("rung") == NO_PLAN).sum()
     statuses = forecasts.group_by(KEY, maintain_order=True).agg(
         pl.lit("scored").alias("status"),
         pl.col("rung").sort_by(pl.col("rung") == NO_PLAN, maintain_order=True).first(),
-        unplanned.alias("unplanned"),
+        count.alias("unplanned"),
     )
-    lacking = pl.format("{} of {} weeks are not in the plan", "unplanned", options.horizon)
+    reason = pl.format("{} of {} weeks are not in the plan", "unplanned", options.horizon)
     statuses = statuses.select(
-        *KEY, "status", "rung", pl.when(pl.col("unplanned") > 0).then(lacking).alias("reason")
+        *KEY, "status", "rung", pl.when(pl.col("unplanned") > 0).then(reason).alias("reason")
     )
     fallback = answers.unique(KEY, keep="first", maintain_order=True)
     fallback = fallback.select(*KEY, pl.lit("fallback").alias("status"), "rung", "reason")
