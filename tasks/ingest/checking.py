@@ -73,7 +73,7 @@ class Intake:
 class _Batch:
     """Unchecked rows of one file, numbered by `ROW`, with the table's column names.
 
-    `broken` are messages that could not be read as rows, with the columns of the quarantine. `number` is the column
+    `bad` are messages that could not be read as rows, with the columns of the quarantine. `number` is the column
     with the row number that people see.
     """
 
