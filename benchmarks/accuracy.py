@@ -1,4 +1,4 @@
-"""Accuracy of the sales forecasts on real histories, against naive forecasts and a common way to do it.
+"""Accuracy of the sales forecasts on real histories, compared with naive forecasts and a common method.
 
     python -m benchmarks.accuracy [--data FOLDER [FOLDER ...]] [--horizon WEEKS]
 
@@ -36,13 +36,13 @@ from tasks.storage.store import Store
 
 SETS = ("orange_juice", "walmart", "m4_weekly")
 SAMPLE = 20_000
-"""Rows of the backtest, about, that all candidates are compared on; twice as many are learnt from."""
+"""Approximate number of backtest rows on which all candidates are compared; twice as many are training rows."""
 KEY = ["sku", "store"]
 COLUMNS = [quantile_column(q) for q in QUANTILES]
 STEP_GROUPS = ([1], [2], [3], [4], [5], [6], range(7, QUARTER + 1))
 LAGS = 3
 TREES, LEARNING_RATE, LEAVES = 60, 0.1, 8
-"""Of the reference: the best of a few tried on these origins, which favours it."""
+"""Parameters of the reference: the best of a few tried on these origins, which favours it."""
 
 
 def main(*, data: tuple[Path, ...] | None = None, horizon: int = QUARTER) -> None:
@@ -101,7 +101,7 @@ def _benchmark(data: Path, horizon: int) -> str:
 
 
 def _totals(backtest: pl.DataFrame, horizon: int) -> list[dict[str, Any]]:
-    """A line per level of totals: how many sums there are, and the share of them in each band."""
+    """A line per level of totals: the number of sums, and the share of them in each band."""
     options = Options(horizon=horizon)
     rows = in_full(backtest, options)
     values = {"total": pl.lit("all"), "store": pl.col("store"), "sku": pl.col("sku")}
@@ -130,7 +130,7 @@ def _public_sets() -> list[Path]:
 
 
 def _candidates(store: Store, data: Path, horizon: int) -> list[dict[str, Any]]:
-    """A line per kind of demand and candidate, the least pinball loss first."""
+    """A line per kind of demand and candidate, the lowest pinball loss first."""
     names = [name for name in ("plan", "stores") if _file(data, name)]
     tables = {name: store.scan(f"sales/{name}") for name in ("history", *names)}
     as_of = tables["history"].select(pl.col("week").max()).collect().item()
@@ -148,7 +148,7 @@ def _candidates(store: Store, data: Path, horizon: int) -> list[dict[str, Any]]:
 
 
 def _file(data: Path, *names: str) -> Path | None:
-    """The first of the files that there is."""
+    """The first of the files that exists, or None."""
     return next((path for name in names if (path := data / f"{name}.parquet").exists()), None)
 
 

@@ -189,7 +189,7 @@ class _Ageing:
     def _added(
         self, path: str, frame: pl.DataFrame, partitions: dict[str, str], number: int, bounds: dict[str, str]
     ) -> dict[str, Any]:
-        """Write a file with these rows; the action that adds it."""
+        """Write a file with these rows, and return the action that adds it."""
         name = "".join(f"{column}={value}/" for column, value in partitions.items()) + f"aged{number}.parquet"
         file = Path(self.store.uri_of(f"{path}/{name}"))
         frame.write_parquet(file)
@@ -265,7 +265,7 @@ def _seconds(command: Measured) -> dict[str, Any]:
 
 @contextmanager
 def _proxy(to: int) -> Iterator[tuple[int, Any, Any]]:
-    """A proxy in its own process; its port, and the numbers of requests and bytes that it passed on."""
+    """A proxy in its own process: its port, and the numbers of requests and bytes that it passed on."""
     context = multiprocessing.get_context("spawn")
     requests, traffic, port = context.Value("q", 0), context.Value("q", 0), free_port()
     process = context.Process(target=_pass_on, args=(port, to, requests, traffic), daemon=True)

@@ -33,7 +33,7 @@ def executable() -> str | None:
 def serving(command: str, folder: Path) -> Iterator[str]:
     """The address of a new Azurite without containers, whose log is in `folder`.
 
-    Raises `RuntimeError` with the log where it does not answer.
+    Raises `RuntimeError` with the log if it does not answer.
     """
     port, log = free_port(), folder / "log"
     words = [command, *_FLAGS, "--blobHost", "127.0.0.1", "--blobPort", str(port)]

@@ -1,13 +1,13 @@
-"""How many alarms a day healthy fleets raise, beside the number that is borne.
+"""How many alarms per day healthy fleets raise, compared with the budget.
 
     python -m benchmarks.budget --devices 12 100
     python -m benchmarks.budget --devices 100 --first 100    # other devices
 
-Each device has five sensors with a reading every ten minutes: a level, a day, office hours, a slow drift, and one that
-wanders. A week is learnt and a week judged; its third day is a holiday. In the fleet that `changes`, one device of ten
-moves to another level by three standard deviations and stays there. The last column says how many times the budget the
-false alarms are, with a 95 % interval of their expected number (Garwood 1936, Biometrika 28): of a small fleet, a week
-says little.
+Each device has five sensors with a reading every ten minutes: a level, a daily cycle, office hours, a slow drift, and one
+that wanders. One week is for training and one is judged; its third day is a holiday. In the fleet that `changes`, one
+device in ten moves to another level by three standard deviations and stays there. The last column is the number of false
+alarms as a multiple of the budget, with a 95 % interval of the expected number (Garwood 1936, Biometrika 28): a week of a
+small fleet says little.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,7 @@ BUDGETS = (1, 5)
 
 
 def device(number: int, *, changes: bool) -> pl.DataFrame:
-    """Readings of a healthy device; where the fleet `changes`, every tenth has another level from some judged time on."""
+    """Readings of a healthy device; if the fleet `changes`, every tenth device changes its level in the judged week."""
     random, per_day = np.random.default_rng(number), timedelta(days=1) // STEP
     n = DAYS * per_day
     times = pl.datetime_range(START, START + (n - 1) * STEP, STEP, time_unit="us", eager=True).alias("time")

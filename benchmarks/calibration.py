@@ -4,7 +4,7 @@
 
 For each seed a chain is simulated, ingested, trained on and forecast on the command line. `level` is the
 share of the true distribution below a forecast quantile, without the noise of single sales; a band's
-coverage is the difference of the levels of its ends. Slow keys sell whole numbers: where a forecast
+coverage is the difference of the levels of its ends. Slow keys sell whole numbers: if a forecast
 equals a possible sale, the level is the nearest that the definition of a quantile allows,
 P(units < q) <= level <= P(units <= q), over all rows of the kind. `±` is the standard error of the
 coverage, from the differences between seeds: few keys are new, and the stores that sell a new SKU are alike.
@@ -69,7 +69,7 @@ def _standard_error(rows: pl.DataFrame, low: str, high: str) -> float | None:
 
 
 def _attained(rows: pl.DataFrame, name: str, level: float) -> float:
-    """Mean true probability below a forecast quantile, with as much of the ties as `level` needs."""
+    """Mean true probability below a forecast quantile, with the share of the ties that `level` needs."""
     size, mean, forecast = (rows[c].to_numpy() for c in ("dispersion", "mean", name))
     truth = stats.nbinom(size, size / (size + mean))
     below, at_most = truth.cdf(np.ceil(forecast) - 1).mean(), truth.cdf(np.floor(forecast)).mean()

@@ -2,9 +2,9 @@
 
     python -m benchmarks.cycles
 
-Each sensor sends every ten minutes for four weeks, of which two are learnt; nothing is ever wrong with it. In winter the
-clocks stay; in spring they change in the middle of the two weeks that are judged. Detectors are trained by the days of
-UTC, and by those of the sensors' own time zone.
+Each sensor sends every ten minutes for four weeks, of which two are for training; it never has a fault. In winter, the
+clocks do not change; in spring, they change in the middle of the two judged weeks. Detectors are trained with the days of
+UTC, and with those of the sensors' own time zone.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ KINDS = ("office hours", "the day", "the day, less at weekends", "the day, drift
 
 
 def series(kind: str, seed: int, start: datetime, timezone: str) -> Series:
-    """One sensor of a `kind`, learnt by the days of `timezone`; its noise has a standard deviation of 1."""
+    """One sensor of a `kind`, trained with the days of `timezone`; its noise has a standard deviation of 1."""
     per_day = 24 * 60 // STEP
     times = [start + timedelta(minutes=STEP * n) for n in range(DAYS * per_day)]
     time = pl.Series("time", times, dtype=pl.Datetime("us", "UTC"))

@@ -1,4 +1,4 @@
-"""How well the devices scenario finds faults, and how often it alarms where there are none.
+"""How well the devices scenario detects faults, and how often it alarms without any.
 
     python -m benchmarks.detection
     python -m benchmarks.detection --devices 70 --seeds 3 --detectors isolation_forest
@@ -6,21 +6,20 @@
 Each seed simulates a fleet of its own, five sensors to a device, with a reading a minute. Detectors are
 trained on a day; the hours after it are scored twice, without faults and with one in each device.
 
-The first table is about the faults: of each kind `recall` is the share that is found, `delay` the median
-number of minutes until then, `precision` the share of the called readings that belong to the fault, of
-devices with this fault; over all seeds. A plain one-class SVM as scikit-learn has it, with its default
-threshold, and a z-score over the last hour are what it is compared with.
+The first table is about faults: for each kind, over all seeds, `recall` is the share that is detected, `delay` the
+median number of minutes until then, `precision` the share of the called readings of devices with this fault that belong
+to it. It is compared with scikit-learn's one-class SVM at its default threshold, and with a z-score over the last hour.
 
-The second is about devices without faults: how many times as often as alpha a reading is called an anomaly,
-by what scored it, with a 95 % interval in which a device counts as one observation. A missing reading is a
-row of its own; its rate is per interval. The third has the same for all readings of each seed.
+The second is about devices without faults: the rate at which a reading is called an anomaly, as a multiple of alpha,
+by rung, with a 95 % interval in which a device counts as one observation. A missing reading is a
+separate row; its rate is per interval. The third has the same for all readings of each seed.
 
-The table of alarms has the same for alarms, at budgets of so many false ones a day for 100 devices: how many there
-are on devices without faults, then recall and delay of each fault, as if it were the only one of its fleet. An alarm
-is raised at the end of its hour, the delay is that of the first reading called.
+The table of alarms has the same for alarms, at budgets of false alarms per day for 100 devices: their number on
+devices without faults, then recall and delay of each fault, as if it were the only one of its fleet. An alarm
+is raised at the end of its hour; the delay is that of the first called reading.
 
-Before them, where the data are at hand (`benchmarks.real_series`), the same on real series, with the delay of each fault
-of a chemical plant; and on a simulated pump (`benchmarks.pump`), where the readings are marked one by one.
+Before them, if the data is available (`benchmarks.real_series`), there is the same for real series, with the delay of each
+fault of a chemical plant, and for a simulated pump (`benchmarks.pump`), in which every reading has a label.
 """
 
 import argparse
@@ -76,7 +75,7 @@ def main() -> None:
     print(table(_by_fault(pl.concat(found))))
     print("\nThe same for alarms\n")
     print(table(_by_budget(pl.concat(alarms))))
-    print("\nAlarms where there are no faults, as multiples of alpha\n")
+    print("\nAlarms without faults, as multiples of alpha\n")
     print(table(_false_alarms(together, arguments.hours)))
     print("\nThe same by seed, all readings\n")
     print(table(_by_seed(together)))
@@ -140,7 +139,7 @@ def _by_seed(counts: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _multiples(counts: pl.DataFrame) -> dict[str, Any]:
-    """How many times alpha the rate is, with its interval; a device is one observation."""
+    """The rate as a multiple of alpha, with its interval; a device is one observation."""
     per_device = counts.group_by("seed", "device").agg(pl.sum("rows", "^at_.*$"))
     line: dict[str, Any] = {"rows": int(per_device["rows"].sum())}
     for alpha in ALPHAS:
@@ -156,8 +155,8 @@ def _arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--devices", type=int, default=105, help="Devices of each seed.")
     parser.add_argument("--hours", type=int, default=6, help="Hours to score after the day of training.")
     parser.add_argument("--seeds", type=int, default=12, help="0: real sets only.")
-    parser.add_argument("--fault-seeds", type=int, default=2, help="Seeds that faults are looked for in.")
-    parser.add_argument("--real", nargs="*", help="Real sets; default: all whose data are at hand.")
+    parser.add_argument("--fault-seeds", type=int, default=2, help="Number of seeds with faults.")
+    parser.add_argument("--real", nargs="*", help="Real sets; default: all whose data is available.")
     parser.add_argument("--detectors", nargs="+", default=["auto", "one_class_svm"])
     return parser.parse_args(words)
 

@@ -9,9 +9,9 @@ one `run` ingests the hour, scores it and publishes. Each row of the table is on
 it shows the processor seconds of all processes, which depend less on other load of the machine, and
 their peak memory, including the local Prefect server.
 
-The loop is what this replaces: scikit-learn's one-class SVM behind a standard scaler for each sensor of a sample,
-stored by MLflow, loaded and applied one after the other on one core. Beside it are the same
-SVMs in one vectorised pass, also on one core, which give the same scores; and the time of the run that scored
+The loop is the method that this replaces: scikit-learn's one-class SVM behind a standard scaler for each sensor of a
+sample, stored by MLflow, loaded and applied one after the other on one core. It is compared with the same
+SVMs in one vectorised pass, also on one core, which produces the same scores, and with the time of the run that scored
 all sensors, including the start of the workers, reading and writing.
 """
 
@@ -69,7 +69,7 @@ def main(
             rows.append({"sensors": devices * len(TAGS), **_one(place, shards, detector, where)})
             print(table(rows[-1:]), flush=True)
     print(f"\nFrom the files to the published scores\n\n{table(rows)}")
-    print("\nThe hour, against a loop with one scikit-learn model per sensor\n")
+    print("\nThe hour, compared with a loop over one scikit-learn model per sensor\n")
     loop = _loop(sample, minutes)
     print(table([_compared(row, loop, sample) for row in rows]))
 

@@ -1,12 +1,12 @@
-"""Small fleets with few failures: how far the mean probability is from how often machines then fail.
+"""Small fleets with few failures: how far the mean probability is from the later rate of failures.
 
     python -m benchmarks.few_failures --seeds 1
 
-Each fleet has daily telemetry of a year, and as many failures in it as chance gives where so many are expected. What is
-learnt from it is asked of the half year after, of its machines and of many more of the same kind, so that there is little
-chance in how often they fail. `ratio` is the mean probability over that share of rows. `base` is the same of the base
-rate, the share of rows that failed while it was learnt, which leaves no more than chance. `possible` is whether the share
-lies in the 80 % interval that so many failures leave for a rate around the mean probability (Garwood 1936).
+Each fleet has daily telemetry of a year, with a random number of failures around the expected number. The model is
+judged on the following half year, on its machines and on many more of the same kind, so that their share of failing rows
+varies little by chance. `ratio` is the mean probability divided by that share. `base` is the same for the base
+rate, the share of failing rows in training, so that only chance is left. `possible` says whether the share
+lies in the 80 % interval of a rate around the mean probability with this many failures (Garwood 1936).
 """
 
 from collections.abc import Sequence
@@ -34,10 +34,10 @@ OPTIONS: dict[str, Any] = {"every_hours": 24, "horizons_hours": [24, 168], "thre
 
 @dataclass(frozen=True)
 class Kind:
-    """How machines of a fleet fail: Weibull lives of `shape`, of each of so many `components`.
+    """How machines of a fleet fail: Weibull lives of `shape`, for each of the `components`.
 
-    Before a failure a sensor drifts away for `warning_days`, 0 for none; `season` is the height of a yearly cycle in
-    all sensors. A machine that is `scrapped` at its failure ends there, and another one takes its place.
+    Before a failure, a sensor drifts away for `warning_days` (0: no warning); `season` is the amplitude of a yearly cycle
+    in all sensors. A machine that is `scrapped` at its failure ends there, and another one replaces it.
     """
 
     shape: float = 1.0
@@ -102,8 +102,8 @@ def judged(kind: Kind, expected: int, seed: int) -> list[dict[str, Any]]:
 
 
 def fleet(kind: Kind, expected: int, seed: int) -> dict[str, pl.DataFrame]:
-    """Telemetry and failures of machines to learn from, which are `own`, and of more; each component is expected to fail
-    so often on the own ones while they are learnt from."""
+    """Telemetry and failures of the fleet's `own` machines and of others; `expected` is the expected number of failures of
+    each component of the own machines in training."""
     rng = np.random.default_rng([seed, expected, *f"{kind}".encode()])
     mean_days = MACHINES_LEARNT * LEARNT_DAYS / expected
     telemetry, failures = [], []
@@ -128,7 +128,7 @@ def fleet(kind: Kind, expected: int, seed: int) -> dict[str, pl.DataFrame]:
 
 
 def _renewals(rng: np.random.Generator, shape: float, mean_days: float) -> Floats:
-    """Days of failure from long before the start on, so that ages are mixed when it comes; each is a whole day."""
+    """Days of failure, whole numbers, beginning long before the start, so that ages are mixed at the start."""
     scale = mean_days / gamma(1 + 1 / shape)
     lives = np.maximum(1, scale * rng.weibull(shape, 200))
     times = np.cumsum(lives) - (5 + rng.uniform()) * mean_days

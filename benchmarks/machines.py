@@ -71,7 +71,7 @@ def _one(folder: Path, shards: int, where: list[str]) -> dict[str, Any]:
 
 
 def _simulate(folder: Path, machines: int, days: int, seed: int) -> int:
-    """Write the simulated tables as Parquet, one file per range of machines; the number of telemetry rows."""
+    """Write the simulated tables as Parquet, one file per range of machines; returns the number of telemetry rows."""
     marker = folder / "telemetry.rows"
     if not marker.exists():
         for name in TABLES:

@@ -39,7 +39,7 @@ class Measured:
 
 
 def run(*arguments: str) -> Measured:
-    """Run `python -m flows ... --json`; raises `RuntimeError` with its messages where it fails."""
+    """Run `python -m flows ... --json`; raises `RuntimeError` with its messages if it fails."""
     command = [sys.executable, "-m", "flows", *arguments, "--json"]
     start = time.perf_counter()
     with counted() as usage:
@@ -113,7 +113,7 @@ class _Watcher(threading.Thread):
 
 
 def costs(name: str, command: Measured | None) -> dict[str, float | None]:
-    """Columns of a table for what a command costs; null where it was not run."""
+    """Columns of a table for the cost of a command; null if it was not run."""
     figures = (None,) * 3 if command is None else (command.seconds, command.cpu, command.peak / 1e6)
     return dict(zip((f"{name} s", f"{name} CPU s", f"{name} MB"), figures, strict=True))
 

@@ -1,10 +1,10 @@
-"""A simulated pump of eight correlated sensors that goes wrong for a while: how well the joint detector marks it.
+"""A simulated pump with eight correlated sensors and a temporary fault: how well the joint detector marks the fault.
 
-The shape is that of the Skoltech Anomaly Benchmark (Katser & Kozitsin 2020): a reading a second, of which the first 400
-are normal and learnt from; then a valve closes, the rotor loses balance, the pump cavitates or leaks, for a third of the
-time, and the pump is normal again. Loads and temperatures wander, so what is normal after the 400 readings is not quite
-what was learnt; pressure and flow are read in coarse steps. The sizes are such that T² and Q mark the readings about as
-well as that benchmark says of them.
+It is modelled on the Skoltech Anomaly Benchmark (Katser & Kozitsin 2020): a reading per second, of which the first 400
+are normal and for training; then a valve closes, the rotor loses balance, the pump cavitates or leaks, for a third of the
+time, and the pump is normal again. Loads and temperatures wander, so that normal values after the 400 readings differ
+slightly from the training; pressure and flow are read in coarse steps. The sizes are such that T² and Q mark the readings
+about as well as in that benchmark.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,9 +40,9 @@ LOADINGS = np.array(
 )
 FAULTS = ("valve closes", "imbalance", "cavitation", "leak")
 STEPS = (1.2, 0.8)
-"""In which pressure and flow are read."""
+"""The steps in which pressure and flow are read."""
 COMPONENTS = 4
-"""Of the principal component analysis that the detector is compared with."""
+"""Components of the principal component analysis with which the detector is compared."""
 
 
 def readings_of(fault: str, seed: int) -> Floats:
@@ -79,7 +79,7 @@ def wandering(random: np.random.Generator, phi: float, length: int) -> Floats:
 
 
 def joint_p_values(values: Floats) -> Floats:
-    """The joint detector's p-values of the readings after those that are learnt."""
+    """The joint detector's p-values of the readings after the training."""
     options = Options.of({"interval": "1s"})
     times = pl.Series("time", [START + n * SECOND for n in range(LENGTH)], dtype=pl.Datetime("us", "UTC"))
     wide = pl.DataFrame(values, schema=list(SENSORS)).with_columns(times)
@@ -93,7 +93,7 @@ def joint_p_values(values: Floats) -> Floats:
 
 
 def principal_components(values: Floats) -> Floats:
-    """Of the readings after those that are learnt, the greater of T² and Q, each over its 99 % limit in the past."""
+    """The greater of T² and Q, each divided by its 99 % limit in the past, of the readings after the training."""
     past = values[:LEARNT]
     unit = (values - past.mean(axis=0)) / past.std(axis=0)
     variances, directions = np.linalg.eigh(np.corrcoef(unit[:LEARNT].T))
@@ -106,7 +106,7 @@ def principal_components(values: Floats) -> Floats:
 
 
 def isolation_forest(values: Floats) -> Floats:
-    """Minus the score of scikit-learn's forest on all sensors together, over the 99 % quantile of its past."""
+    """The negative score of scikit-learn's forest on all sensors together, divided by the 99 % quantile of its past."""
     from sklearn.ensemble import IsolationForest
 
     forest = IsolationForest(random_state=7, n_jobs=1).fit(values[:LEARNT])
@@ -129,7 +129,7 @@ def marks(called: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
 
 
 def compared(runs: int = 24) -> list[dict[str, Any]]:
-    """A line for the joint detector at each alpha, and for what it is compared with."""
+    """A line for the joint detector at each alpha, and for each method with which it is compared."""
     every = [readings_of(FAULTS[n % len(FAULTS)], n) for n in range(runs)]
     p = [joint_p_values(values) for values in every]
     lines = [

@@ -38,7 +38,7 @@ _NOTHING = pl.DataFrame()
 
 @dataclass(frozen=True)
 class Series:
-    """Readings (device, tag, time, mean) of one device; those before `until` are learnt from; `windows` are anomalous."""
+    """Readings (device, tag, time, mean) of one device; those before `until` are for training; `windows` are anomalous."""
 
     device: str
     readings: pl.DataFrame
@@ -54,7 +54,7 @@ def folder() -> Path:
 
 
 def real_sets() -> dict[str, Callable[[], Iterator[Series]]]:
-    """The sets by name; none where the data are absent."""
+    """The sets by name; only those whose data exists."""
     sets = {"traffic and tweets": _numenta, "spacecraft": _spacecraft, PLANT: _plant}
     return sets if folder().is_dir() else {}
 
@@ -245,7 +245,7 @@ def _normal(series: Series, rows: pl.DataFrame) -> tuple[int, int, int]:
 
 
 def _found(series: Series, calls: pl.DataFrame) -> dict[str, Any]:
-    """An alarm begins where nothing was called for an hour before; one that begins outside all windows is false."""
+    """An alarm begins at a call without another one in the hour before; one that begins outside all windows is false."""
     times = calls["time"].unique().sort().to_list()
     begins = [
         t for t, before in zip(times, [None, *times], strict=False) if before is None or t - before > HOUR
@@ -268,7 +268,7 @@ METHODS: dict[str, Callable[[Series], pl.DataFrame]] = {
 
 
 def judgements(name: str) -> dict[str, list[tuple[Series, pl.DataFrame]]]:
-    """The judgements of each method on each series of one of the `real_sets`."""
+    """The judgements of each method on each series of the set `name` of `real_sets`."""
     every = [*real_sets()[name]()]
     return {method: [(series, judge(series)) for series in every] for method, judge in METHODS.items()}
 
@@ -345,7 +345,7 @@ _JOINT = pl.col("tag") == JOINT_TAG
 
 
 def _lasting(marks: pl.Series) -> pl.Series:
-    """Where this mark and the ones after it, `IN_A_ROW` in all, are set."""
+    """Marks that begin `IN_A_ROW` consecutive ones."""
     ahead = marks.cast(pl.Int64).reverse().rolling_sum(IN_A_ROW).reverse()
     return (ahead == IN_A_ROW).fill_null(value=False)
 

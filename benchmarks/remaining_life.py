@@ -5,11 +5,11 @@
 Each file of the folder has machines run to failure: `unit`, `cycle`, and readings; a machine fails at its last cycle.
 A seed divides the machines into quarters, and each quarter in turn is held out: its machines are cut off at random
 cycles, and the prediction at the cut is compared with the cycles that were left. So every machine is
-judged once per seed, by a model of the others. `RMSE` is that of the median, with remaining lives of more than 125
-cycles taken as 125, as in the literature (Heimes 2008, PHM), `uncapped` without this; an unknown median counts
-as the longest known life. `coverage` is the share of lives between the quantiles 10 and 90,
-`within 125` that of engines with at most 125 cycles left. `precision` is the average precision of the probability of a
-failure within 10 cycles, over all cycles of the held-out machines.
+judged once per seed, by a model of the others. `RMSE` is the error of the median, with remaining lives capped at 125
+cycles, as in the literature (Heimes 2008, PHM), `uncapped` the same without the cap; an unknown median counts
+as the longest known life. `coverage` is the share of lives between the 10 % and 90 % quantiles,
+`within 125` the coverage of engines with at most 125 cycles left. `precision` is the average precision of the
+probability of a failure within 10 cycles, over all cycles of the held-out machines.
 """
 
 from collections.abc import Mapping
@@ -55,7 +55,7 @@ def main(*, data: Path, seeds: int = 1, cuts: int = 6) -> None:
 
 
 def measures(lives: pl.DataFrame) -> dict[str, float]:
-    """Errors and coverage of `low`, `middle`, `high`, null where unknown, against `left`, the cycles that were left."""
+    """Errors and coverage of `low`, `middle`, `high` (null: unknown), compared with `left`, the remaining cycles."""
     longest = pl.max_horizontal(pl.col("left").max(), pl.col("middle").max())
     filled = lives.with_columns(pl.col("middle").fill_null(longest))
     capped = filled.select(pl.col("middle").clip(upper_bound=CAP), pl.col("left").clip(upper_bound=CAP))

@@ -38,7 +38,7 @@ class _Garbage:
 
 
 def read(folder: str, number: int) -> int:
-    """Read a shard as a forecast does; the number of its rows."""
+    """Read a shard as a forecast does, and return its number of rows."""
     rows = Store(folder).scan("sales/history", None, number % _SHARDS)
     skus = rows.select("sku").unique()
     for many in range(0, 200, 10):  # up to nearly one collection's worth

@@ -33,8 +33,8 @@ _LIBRARIES = ("prefect", "distributed", "polars", "flows")
 def main(*, folder: Path | None = None, seed: int = 7) -> None:
     """Print the table of phases.
 
-    folder: Keep the data and the stores there, and use those that are there.
-    seed: Of the simulated data.
+    folder: Keep the data and the stores there, and use existing ones.
+    seed: Seed of the simulated data.
     """
     with folder_or_temporary(folder) as root:
         _prepare(root, seed)
@@ -51,7 +51,7 @@ def _print_phases(root: Path) -> None:
         ["sales", "forecast", "--store", sales],
         ["devices", "score", "--catch-up", "1", "--store", devices],
     )
-    _measured("the catalogue of commands is made", ["--help"])
+    _measured("the catalogue of commands is created", ["--help"])
     rows = [
         _measured("--help", ["--help"]),
         _measured("sales bundles", ["sales", "bundles", "--store", sales]),
