@@ -5,8 +5,8 @@ Contract::
     answer(keys, own_history, profiles, as_of, horizon, quantiles, plan=None)
         -> sku, store, week, step (Int32), one column per quantile, rung, reason
 
-`history`, `own_history`: sku, store, week, units and covariates, where there are any; frames or lazy
-frames. Rows after `as_of` are ignored. `plan`: sku, store, week and covariates. `profiles` are those of
+`own_history`: sku, store, week, units and covariates, if there are any; a frame or lazy
+frame. Rows after `as_of` are ignored. `plan`: sku, store, week and covariates. `profiles` are those of
 `ladder_profiles`, from all shards together, and are the `context` that makes a key's answer independent of the
 other keys.
 
@@ -15,25 +15,25 @@ Rule: a key gets the first rung that applies, for all its weeks:
 1. `stopped`        no row in the last `STOPPED_WEEKS` weeks and none in the plan: zero.
 2. `own_history`    at least `OWN_WEEKS` weeks of history: empirical quantiles of its last `RECENT_WEEKS`
                     reported weeks.
-3. `short_history`  fewer weeks: its SKU's spread around a level, which is the mean of its own weeks and,
-                    counted as up to `PRIOR_WEEKS` more weeks, what its SKU and store lead to expect.
+3. `short_history`  fewer weeks: its SKU's spread around a level, which is the mean of its own weeks and, with
+                    the weight of up to `PRIOR_WEEKS` more weeks, the level expected from its SKU and store.
 4. `late_start`     no history, SKU and store are not new, and pairs that began late sell little: the SKU's mean, times
-                    the store's size, times the quantiles of what such pairs sold relative to their SKU's mean.
+                    the store's size, times the quantiles of such pairs' sales relative to their SKU's mean.
 5. `sku_profile`    no history: quantiles of the SKU's sales in the other stores, times the store's size, mixed with
-                    those of all SKUs of the store, which count where the SKU has few weeks. If the store is unknown,
+                    those of all SKUs of the store, which count if the SKU has few weeks. If the store is unknown,
                     also the spread of the sizes of stores.
-6. `store_profile`  the SKU is unknown, too: quantiles over all SKUs of the store.
-7. `everything`     the store is unknown, too: quantiles over all sales; zero where there are none at all.
+6. `store_profile`  the SKU is also unknown: quantiles over all SKUs of the store.
+7. `everything`     the store is also unknown: quantiles over all sales; zero if there are none at all.
 
-Fallback: where a rung lacks what it needs (an SKU whose profile is empty), the next one answers.
+Fallback: if a rung lacks data that it needs (the SKU's profile is empty), the next one answers.
 
-Promotions: each week is `promoted`, `regular`, or `any` where the plan says nothing. Quantiles come from weeks of
-the same demand; where those are fewer than `OWN_WEEKS`, from all weeks, scaled by what the SKU's weeks of that
-demand sell relative to all its weeks.
+Promotions: each week is `promoted`, `regular`, or `any` if the plan says nothing. Quantiles come from weeks with
+the same demand; if those are fewer than `OWN_WEEKS`, from all weeks, scaled by the SKU's sales in weeks with that
+demand relative to all its weeks.
 
 Invariant: every key and every step 1..horizon is answered exactly once; quantiles are finite, not
 negative and do not fall from one level to the next; rung and reason are the same for all weeks of a key;
-a key's rows depend on its own history, its plan and the profiles only.
+a key's rows depend only on its own history, its plan and the profiles.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ from models.sales.panel import KEY, OFFSET
 RECENT_WEEKS = 52
 STOPPED_WEEKS = 26
 LEVEL_PRIOR, SHAPE_PRIOR = 4.0, 16.0
-"""Weeks of an SKU that count as much for its level, and for its spread, as what the other SKUs sell."""
+"""Number of an SKU's weeks that have the same weight as the other SKUs, for its level and for its spread."""
 
 RUNGS = (
     "stopped",
@@ -61,7 +61,7 @@ RUNGS = (
     "everything",
 )
 _EARLIER_FLAGS = ("deal", "feat")
-"""The flags of profiles that do not name theirs."""
+"""The flags of profiles that do not name their flags."""
 
 
 def answer(
@@ -115,7 +115,7 @@ def answer(
 
 
 def _complete(profiles: Mapping[str, pl.DataFrame], names: Sequence[str]) -> dict[str, pl.DataFrame]:
-    """The four profiles; those that are missing are empty."""
+    """The four profiles; missing ones are empty."""
     values = dict.fromkeys(["mean", *names], pl.Float64)
     columns: dict[str, Any] = {"demand": DEMAND, "rows": pl.Int64, **values}
     shapes = {f"shape_{name}": pl.Float64 for name in names}
@@ -147,7 +147,7 @@ def _targets(
     horizon: int,
     usual: pl.DataFrame,
 ) -> pl.DataFrame:
-    """Every key and step, with the demand that the plan leads to expect, and whether it is `planned`."""
+    """Every key and step, with the demand expected from the plan, and whether it is `planned`."""
     steps = pl.DataFrame({"step": range(1, horizon + 1)}, schema={"step": pl.Int32})
     weeks = steps.select((pl.lit(as_of) + pl.duration(weeks="step")).cast(pl.Date).alias("week"), "step")
     targets = keys.join(weeks, how="cross")
@@ -234,7 +234,7 @@ def _uplifts(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame]) -> pl.DataFra
 def _looked_up(
     rows: pl.DataFrame, table: pl.DataFrame, by: Sequence[str], names: Sequence[str]
 ) -> pl.DataFrame:
-    """`rows` with the values `names` of `table` for their demand, else of all weeks times the uplift."""
+    """`rows` with the values `names` of `table` for their demand, or those of all weeks times the uplift."""
     same = table.filter(pl.col("rows") >= OWN_WEEKS).select(*by, "demand", *names)
     rows = rows.join(same, on=[*by, "demand"], how="left")
     overall = table.filter(demand="any").select(*by, *(pl.col(name).alias(f"any_{name}") for name in names))
@@ -260,7 +260,7 @@ def _of_late_pairs(
 
 
 def _sized(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Sequence[str]) -> pl.DataFrame:
-    """`rows` with the values `names` times the size of their store; 1 where the store is unknown."""
+    """`rows` with the values `names` times the size of their store; 1 if the store is unknown."""
     size = book["ladder_store"].filter(demand="any").select("store", "size")
     table = rows.join(size, on="store", how="left")
     return table.with_columns(pl.col(name) * pl.col("size").fill_null(1.0) for name in names).drop("size")
@@ -336,11 +336,11 @@ def _scaled_to_own(
 ) -> pl.DataFrame:
     """The SKU's quantiles around a key's own level.
 
-    Of a key with n weeks that sold `own` where its SKU and store led to expect `expected`, the level is
-    the expected one times `(own + p) / (expected + p)`, `p` being what is expected of the SKU's prior weeks, in the
-    share of it that the key sold where that is less: about a low level, weeks vary less. Its quantiles are the mean of
-    two, weighted n to the prior weeks: the level times the spread of a single key about its mean, and the SKU's profile,
-    which has the spread between keys, too.
+    For a key with n weeks that sold `own` when its SKU and store led to expect `expected`, the level is
+    the expected one times `(own + p) / (expected + p)`, where `p` are the expected sales of the SKU's prior weeks, times
+    the key's share of the expected sales if that is less than 1: around a low level, weeks vary less. Its quantiles are
+    the mean of two, weighted n to the prior weeks: the level times the spread of a single key around its mean, and the
+    SKU's profile, which also has the spread between keys.
     """
     own_weeks = own.join(rows.select(KEY).unique(), on=KEY, how="semi")
     own_weeks = own_weeks.join(_uplifts(own_weeks, book), on=["sku", "demand"])
@@ -372,6 +372,6 @@ def _scaled_to_own(
 
 
 def _valid(rows: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-    """The quantiles made finite, not negative, and not falling from one to the next."""
+    """`rows` with quantiles that are finite, not negative, and do not fall from one to the next."""
     rows = rows.with_columns(pl.col(names).fill_nan(None).fill_null(0.0).clip(0.0, 1e300))
     return rows.with_columns(pl.max_horizontal(names[: at + 1]).alias(name) for at, name in enumerate(names))

@@ -1,11 +1,11 @@
-"""What SKUs, stores and all keys together sell: the profiles that the `ladder` answers from.
+"""The sales of SKUs, stores and all keys together: the profiles on which the answers of the `ladder` are based.
 
-Each week is `promoted` (by a flag, or a price `PROMOTED_DEPTH` below the usual one), `regular`, or `any` where
-neither is known. Flags are recognised by what they hold, whatever their name.
+Each week is `promoted` (by a flag, or a price `PROMOTED_DEPTH` below the usual one), `regular`, or `any` if
+neither is known. Flags are recognised by their values, whatever their name.
 
-Empirical quantiles are order statistics: of n values the one with rank nearest to level * (n + 1), which
-a next value falls below with about that probability, even where n is small (Weibull 1939; Hyndman & Fan
-1996, definition 6, without interpolation so that counts stay counts).
+Empirical quantiles are order statistics: of n values, the one with rank nearest to level * (n + 1). The
+next value falls below it with about that probability, even if n is small (Weibull 1939; Hyndman & Fan
+1996, definition 6, without interpolation, so that counts stay counts).
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ PROFILE_WEEKS = 26
 PROMOTED_DEPTH = 0.05
 DEMAND = pl.Enum(["any", "promoted", "regular"])
 LAUNCH_WEEKS, LATE_WEEKS = 8, 13
-"""A pair of SKU and store begins late if other stores have sold the SKU, and the store other SKUs, for so many weeks
-before; and that many of its weeks count as its start."""
+"""A pair of SKU and store begins late if other stores have sold the SKU, and the store other SKUs, for `LAUNCH_WEEKS`
+before; its first `LATE_WEEKS` weeks count as its start."""
 LATE_PAIRS, LATE_SHARE = 8, 0.5
-"""Late pairs count as unlike the others where there are so many, and their median week sells less than this share of the
-SKU's mean."""
+"""Late pairs count as unlike the others if there are at least this many, and their median week sells less than this share
+of the SKU's mean."""
 ZERO_SHARE = 0.25
-"""A covariate between 0 and 1 is a flag of promotions where it is zero in at least this share of the rows."""
+"""A covariate between 0 and 1 is a flag of promotions if it is zero in at least this share of the rows."""
 
 
 def late_weeks(history: pl.LazyFrame, sku_weeks: pl.DataFrame) -> pl.DataFrame:
@@ -63,10 +63,10 @@ def profiles(
     `ladder_sku`: sku, demand (any, promoted, regular), rows, stores, usual_price, `prior_weeks`, mean and quantiles of
     units in a store of size 1, `shape_*`: quantiles of units relative to the key's own mean.
     `ladder_store`: store, size, demand, rows, mean and quantiles of units over the store's SKUs. A store's
-    size is what it sells relative to what its SKUs sell in an average store. `ladder_all`: demand, rows,
-    mean and quantiles. `ladder_flags`: the names of the covariates that mark promotions. All are empty where
+    size is its sales relative to the sales of its SKUs in an average store. `ladder_all`: demand, rows,
+    mean and quantiles. `ladder_flags`: the names of the covariates that mark promotions. All are empty if
     the history is. `launching` marks SKUs and stores in their first `LAUNCH_WEEKS` weeks. `ladder_late`: one row with the
-    quantiles of the share of the `late` weeks, those of `late_weeks`, and their number of `pairs`; without a row where
+    quantiles of the share of the `late` weeks, those of `late_weeks`, and their number of `pairs`; without a row if
     late pairs are few or sell like others.
     """
     names = [quantile_column(level) for level in quantiles]
@@ -121,10 +121,10 @@ def _late_share(late: pl.DataFrame | None, as_of: date, quantiles: Sequence[floa
 
 
 def _prior_weeks(of_size: pl.DataFrame) -> pl.DataFrame:
-    """Weeks of a key, `PRIOR_WEEKS` at most, that its own mean needs to count as much as its SKU's.
+    """The number of a key's weeks, at most `PRIOR_WEEKS`, with which its own mean has the same weight as its SKU's.
 
-    Bühlmann's k: the variance of the weeks of a key to that of the means of keys (Bühlmann & Gisler 2005, A Course in
-    Credibility Theory, ch. 3). Where stores sell very different amounts of a SKU, a few weeks say more than other stores.
+    Bühlmann's k: the ratio of the variance of a key's weeks to that of the keys' means (Bühlmann & Gisler 2005, A Course
+    in Credibility Theory, ch. 3). If stores sell very different amounts of a SKU, a few weeks say more than other stores.
     """
     units = pl.col("units")
     keys = of_size.group_by(KEY).agg(mean=units.mean(), variance=units.var(), weeks=pl.len())
@@ -137,7 +137,7 @@ def _prior_weeks(of_size: pl.DataFrame) -> pl.DataFrame:
 
 
 def _flags(history: pl.LazyFrame) -> list[str]:
-    """Covariates that mark promotions, by what they hold: between 0 and 1, and often zero."""
+    """Covariates that mark promotions, by their values: between 0 and 1, and often zero."""
     names = [name for name in covariate_columns(history.collect_schema()) if name != "price"]
     values = {name: pl.col(name).cast(pl.Float64).fill_nan(None) for name in names}
     marks = history.select(
@@ -148,7 +148,7 @@ def _flags(history: pl.LazyFrame) -> list[str]:
 
 
 def rows_of(history: pl.DataFrame | pl.LazyFrame, flags: Sequence[str]) -> pl.LazyFrame:
-    """Key, week, units, price, and `flagged`, the largest of `flags`; null where the history lacks them."""
+    """Key, week, units, price, and `flagged`, the largest of `flags`; null if the history lacks them."""
     rows = history.lazy()
     schema = rows.collect_schema()
     price = pl.col("price") if "price" in schema else pl.lit(None)
@@ -165,10 +165,10 @@ def rows_of(history: pl.DataFrame | pl.LazyFrame, flags: Sequence[str]) -> pl.La
 
 
 def plausible(rows: pl.DataFrame) -> pl.DataFrame:
-    """`rows` with a single week of a key that can only be a typing error replaced by its next highest week.
+    """`rows` with a single week of a key that can only be a typing error replaced by the next highest week.
 
-    It is `IMPLAUSIBLE` times that one, in `OWN_WEEKS` weeks and fewer `IMPLAUSIBLE_EARLY` times; a negative week as far
-    from zero counts as zero. See `panel.plausible`.
+    It is `IMPLAUSIBLE` times the next highest (`IMPLAUSIBLE_EARLY` times in `OWN_WEEKS` weeks or fewer); a negative week as
+    far from zero counts as zero. See `panel.plausible`.
     """
     times = pl.when(pl.len() <= OWN_WEEKS).then(IMPLAUSIBLE_EARLY).otherwise(IMPLAUSIBLE)
     units = pl.col("units")
@@ -187,7 +187,7 @@ def plausible(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def demand_of(usual_price: pl.Expr) -> pl.Expr:
-    """`promoted`, `regular`, or `any` where price and flags are all unknown."""
+    """`promoted`, `regular`, or `any` if price and flags are all unknown."""
     cheap = pl.col("price") < (1 - PROMOTED_DEPTH) * usual_price
     is_promoted = (pl.col("flagged") > 0).fill_null(False) | cheap.fill_null(False)
     is_unknown = pl.col("price").is_null() & pl.col("flagged").is_null()
@@ -201,7 +201,7 @@ def rounded(mean: pl.Expr) -> pl.Expr:
 
 
 def by_demand(rows: pl.DataFrame, by: Sequence[str], quantiles: Sequence[float]) -> pl.DataFrame:
-    """Number, mean and order statistics of units, of the weeks of each demand and of `any` week."""
+    """Number, mean and order statistics of units, for the weeks of each demand and for `any` week."""
     units, n = pl.col("units"), pl.col("units").list.len().cast(pl.Float64)
     rows = rows.select(*by, "demand", "units")
     every = rows.with_columns(demand=pl.lit("any").cast(DEMAND))
