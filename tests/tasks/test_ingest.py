@@ -457,7 +457,7 @@ def test_weeks_that_are_not_complete_are_named():
     as_of = SALES.resolve_as_of({"history": history}, None, datetime(2024, 1, 18, tzinfo=UTC))
     (note,) = SALES.omissions({"history": history}, as_of)
     assert "2024-01-15 (10 rows)" in note
-    assert "from 2024-01-22 on" in note
+    assert "counts from 2024-01-22" in note
     assert SALES.omissions({"history": history}, MONDAY + timedelta(weeks=2)) == []
 
 
