@@ -2,8 +2,8 @@
 
 A counter, such as of strokes or of energy, rises and starts again from near its lowest value. It is judged by its rise
 in an interval; after a gap, by the mean rise. The interval in which it starts again and the next one have no value,
-because its last value before the restart is unknown, but the reading is not missing. An angle is measured from its mean
-direction the shorter way round, so 359 and 1 degrees are neighbours.
+because its last value before the restart is unknown, but the reading is not missing. An angle becomes the value within
+half a turn of its mean direction, so 359 and 1 degrees are neighbours.
 """
 
 from dataclasses import replace

@@ -6,8 +6,8 @@ twentieths one of at most 0.01, each of them is compared with the readings of th
 p-value, so the share of calls follows alpha whatever the sensor does, as in Gibbs & Candes 2021, NeurIPS 34). Readings
 less than 15 minutes or two intervals older count only if more than `BROKEN` times that share of the others have a
 p-value of at most 0.001: so a fault after a calm day is called for that long, and again if it gets worse. If the sensor
-was unusual before, the logarithmic distance of a p-value below `OFTEN_AT` counts less, in proportion to the distance of
-the `USUAL_SHARE` quantile of its earlier p-values below `USUAL_SHARE`. On a sensor that drifts, a reading farther out
+was unusual before, the logarithm by which a p-value lies below `OFTEN_AT` is multiplied by log(`USUAL_SHARE`) / log(q),
+where q is the `USUAL_SHARE` quantile of its earlier p-values. On a sensor that drifts, a reading farther out
 than any before is not unusual.
 
 **The new normal.** The rule: in each quarter of the hold (`Options.hold_hours`, at least `FEWEST_INTERVALS`
