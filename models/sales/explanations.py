@@ -67,7 +67,7 @@ ABOUT = {
     "own_history": "quantiles of the key's own weeks",
     "short_history": "the key's few weeks, mixed with sales of its SKU in other stores and of its store",
     "late_start": "the SKU's mean, scaled to this store and to the sales of pairs of SKU and store that began late",
-    "sku_profile": "quantiles of the SKU in other stores, scaled to this store; if they are few, mixed with its SKUs",
+    "sku_profile": "quantiles of the SKU in other stores, scaled to this store; if few, mixed with all SKUs of the store",
     "store_profile": "quantiles of all SKUs of the store",
     "everything": "quantiles of all sales",
 }
