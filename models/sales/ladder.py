@@ -234,13 +234,17 @@ def _uplifts(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame]) -> pl.DataFra
 def _looked_up(
     rows: pl.DataFrame, table: pl.DataFrame, by: Sequence[str], names: Sequence[str]
 ) -> pl.DataFrame:
-    """`rows` with the values `names` of `table` for their demand, or those of all weeks times the uplift."""
+    """`rows`, in order, with the values `names` of `table` for their demand, or those of all weeks times the uplift."""
     same = table.filter(pl.col("rows") >= OWN_WEEKS).select(*by, "demand", *names)
-    rows = rows.join(same, on=[*by, "demand"], how="left")
+    rows = rows.join(same, on=[*by, "demand"], how="left", maintain_order="left")
     overall = table.filter(demand="any").select(*by, *(pl.col(name).alias(f"any_{name}") for name in names))
     if not by and overall.is_empty():
         overall = overall.clear(1)
-    rows = rows.join(overall, on=by, how="left") if by else rows.join(overall, how="cross")
+    rows = (
+        rows.join(overall, on=by, how="left", maintain_order="left")
+        if by
+        else rows.join(overall, how="cross")
+    )
 
     def lifted(value: pl.Expr) -> pl.Expr:
         times = value * pl.col("uplift")
