@@ -134,7 +134,7 @@ def track_judgements(run: Run, metrics: pl.DataFrame) -> str | None:
         run_id=run.id,
         params=params,
         metrics=headline,
-        sliced=short,
+        slices=short,
     )
 
 
