@@ -101,7 +101,7 @@ def _missing(values: Mapping[str, str], *, process: bool) -> list[str]:
 def _wrong(values: Mapping[str, str], *, process: bool) -> list[str]:
     secret = [name for name, value in values.items() if name != "ALMANAC_IMAGE" and carries_credential(value)]
     if secret:
-        return [f"{name} contains a credential. Expected a value without one." for name in secret]
+        return [f"{name} carries a credential. Expected a value without one." for name in secret]
     problems = []
     for name in ("ALMANAC_TIMEZONE", "ALMANAC_DEVICES_TIMEZONE", "ALMANAC_MACHINES_TIMEZONE"):
         if values[name] and not _known_zone(values[name]):

@@ -68,7 +68,7 @@ def written(store: Path) -> list[str]:
             "naive.csv",
             HEADER + NAIVE,
             [],
-            ["time: times have no time zone, e.g. 2026-03-02 00:00:00.", "with --timezone, e.g. --timezone UTC."],
+            ["time: times have no time zone, e.g. 2026-03-02 00:00:00.", "Or name their time zone, e.g. --timezone UTC."],
         ),
         (
             "naive.csv",
