@@ -117,8 +117,10 @@ def plain_numbers(
     such as the first 1.234 after numbers below a thousand.
     """
     names = [name for name, dtype in frame.collect_schema().items() if dtype == pl.String]
-    texts = frame.select(names)
-    first = texts.head(LINES).collect()
+    first = frame.select(names).head(LINES).collect()
+    words = {names[i] for i in where(first, _is_words(pl.all()))}
+    names = [name for name in names if name not in words]
+    texts, first = frame.select(names), first.select(names)
     has_values = pl.all().is_not_null().any()
     kinds = [(kind, where(first, has_values & _all(pl.all(), kind))) for kind in (_DIGITS, _USUAL)]
     usual = {names[i]: kind for kind, positions in reversed(kinds) for i in positions}
@@ -128,6 +130,12 @@ def plain_numbers(
         first = pl.concat([first, later.collect(engine="streaming")])
     notation = notation_of(first, names, commas=commas, has_points=has_points)
     return notation.plain(frame), notation
+
+
+def _is_words(text: pl.Expr) -> pl.Expr:
+    """Whether a text column holds no numbers: all values begin with a letter, and none has a currency."""
+    is_unknown = text.str.strip_chars().str.to_lowercase().is_in(UNKNOWN)
+    return _all(text, r"^\s*\p{L}") & ~_any(text, _SIGN) & (~is_unknown).any()
 
 
 def _signs(columns: pl.DataFrame, pattern: str) -> dict[int, str]:
