@@ -162,12 +162,9 @@ class FailuresTable(EventsTable):
         """Also a note where telemetry is dated by days, and failures are not: its rows may know what follows."""
         notes = super().notes(frame, stored_tables, options)
         zone = options.get("timezone") or "UTC"
-        is_by_day = "telemetry" in stored_tables and is_dated(stored_tables["telemetry"], zone)
-        if (
-            not is_by_day
-            or options.get("telemetry_marks") == "start"
-            or is_dated(frame.lazy(), zone) is not False
-        ):
+        if options.get("telemetry_marks") == "start" or is_dated(frame.lazy(), zone) is not False:
+            return notes
+        if "telemetry" not in stored_tables or not is_dated(stored_tables["telemetry"], zone):
             return notes
         return (
             *notes,
@@ -222,12 +219,13 @@ class TelemetryTable(MachinesTable):
 
 def is_dated(rows: pl.LazyFrame, timezone: str) -> bool | None:
     """Whether all times are the start of a day, in UTC or in `timezone`; None where there are hardly any."""
-    midnights = [
-        (pl.col("time").dt.convert_time_zone(zone).dt.time() == time()).all().alias(name)
-        for name, zone in (("utc", "UTC"), ("local", timezone))
-    ]
-    some, *all_of = rows.select(pl.len() >= _FEW, *midnights).collect(engine="streaming").row(0)
-    return any(all_of) if some else None
+    rows = rows.select("time")
+    if rows.head(_FEW).collect(engine="streaming").height < _FEW:
+        return None
+    clocks = (pl.col("time").dt.convert_time_zone(zone).dt.time() for zone in ("UTC", timezone))
+    return any(
+        rows.filter(clock != time()).head(1).collect(engine="streaming").is_empty() for clock in clocks
+    )
 
 
 def _counts(numbers: pl.Series) -> bool:
