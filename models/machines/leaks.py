@@ -66,10 +66,9 @@ def only_before_failures(
         return {}
     since = pl.min_horizontal(replaced_column(c) for c in components) * 24
     later = rows.filter((since >= window_hours + _DAY_HOURS).fill_null(value=True))
-    least, most = (
-        later.select(end).collect().row(0, named=True)
-        for end in (pl.col(columns.values()).min(), pl.col(columns.values()).max())
-    )
+    values = pl.col(columns.values())
+    ends = pl.collect_all([later.select(values.min()), later.select(values.max())])
+    least, most = (end.row(0, named=True) for end in ends)
     states = [
         (name, f"{word} {end:g}", is_on)
         for name, column in columns.items()
