@@ -237,14 +237,22 @@ def _with_covariates(schema: "type[dy.Schema]", numbers: list[str], texts: list[
 
 
 def _texts(columns: pl.DataFrame, words: int | None) -> list[pl.Series]:
-    """Text columns with at most `words` distinct values, stripped; empty cells are null."""
+    """Text columns with at most `words` distinct values, stripped; empty cells are null.
+
+    Not those of which all values are `UNKNOWN`, nor numbers of which only some are percentages. With `words` None, any text
+    column that is not empty.
+    """
     texts = []
     for column in columns.iter_columns():
         if column.dtype not in _TEXT or column.name == "shard" or "`" in column.name:
             continue
         text = column.cast(pl.String).str.strip_chars().replace("", None)
-        different = text.drop_nulls().str.to_lowercase().n_unique()
-        if different and (words is None or different <= words):
+        different = text.drop_nulls().str.to_lowercase().unique()
+        has_percentages = all(different.str.contains(rf"^-?[\d.,]+{sign}$").any() for sign in ("", r"\s*%"))
+        is_few = words is None or (
+            different.len() <= words and not different.is_in(UNKNOWN).all() and not has_percentages
+        )
+        if different.len() and is_few:
             texts.append(text)
     return texts
 

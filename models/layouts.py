@@ -12,7 +12,7 @@ import polars as pl
 from models.errors import ContractError
 from models.times import DateOrder, days
 
-TIMES = ("timestamp", "Timestamp", "TIMESTAMP", "time", "date")
+TIMES = ("timestamp", "time", "date")
 """Frequent names of the time column."""
 
 
@@ -65,13 +65,15 @@ class Layout:
     """A kind of file: `about` describes it in a sentence, the other fields say how such files become a table.
 
     `columns` has the possible names of each column of a table; the first one that a file has is used.
-    `constants` are the values of columns that a file lacks.
+    `constants` are the values of columns that a file lacks. `names` are further names that `arrange` looks for. It finds
+    all of these names in its files as they are written here, if a file has them in another spelling.
     """
 
     about: str
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     constants: Mapping[str, str] = field(default_factory=dict)
     arrange: Arrange | None = None
+    names: Sequence[str] = ()
 
     def mapping(self, columns: Sequence[str]) -> dict[str, str]:
         """Column of the table -> column of a file that has `columns`."""

@@ -7,7 +7,9 @@ import polars as pl
 from models.errors import ContractError
 from models.layouts import TIMES, Layout, LayoutRequest, SourceFile, time_and_others, with_header
 
-_VALUES = ("value", "Value", "metric_value")
+_VALUES = ("value", "metric_value")
+_POINT = (*TIMES, *_VALUES)
+_RANGE = ("start", "end")
 _NO_STATE = ("unavailable", "unknown", "none", "")
 
 
@@ -57,7 +59,7 @@ def _label_ranges(files: Sequence[SourceFile], request: LayoutRequest) -> list[S
             "--source, which is named after the asset."
         )
     defaults = {"device": pl.lit(request.sources.get("readings")), "fault": pl.lit("fault")}
-    ranges = [with_header(file, ("start", "end")) for file in files]
+    ranges = [with_header(file, _RANGE) for file in files]
     return [
         SourceFile(
             p.name, p.frame.with_columns(v.alias(c) for c, v in defaults.items() if c not in p.columns)
@@ -67,21 +69,33 @@ def _label_ranges(files: Sequence[SourceFile], request: LayoutRequest) -> list[S
 
 
 def _dimensions(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
-    """Rows with a time, dimensions and measures: text columns are dimensions, numbers are measures."""
+    """Rows with a time, dimensions and measures: text columns are dimensions, numbers are measures.
+
+    A column of numbers that the user maps to the device is a further dimension, a column of text the only one.
+    """
     result = []
     for file in files:
         time, others = time_and_others(file, request)
-        numbers = _numeric(file, others)
-        dimensions = [c for c in others if c not in numbers or c == request.mapping.get("device")]
+        numbers, own = _numeric(file, others), request.mapping.get("device", "device")
+        dimensions = [c for c in others if c not in numbers or c == own]
         measures = [c for c in others if c not in dimensions]
         if not measures:
             raise ContractError(
                 f"{file.name}: no column holds only numbers. Found: {', '.join(others)}. Expected at least one measure."
             )
+        names = dimensions if own in numbers else [c for c in dimensions if c == own] or dimensions
+        rows = file.frame.unique().select(time, *names)
+        several = rows.filter(pl.struct(time, *names).is_duplicated()).head(1).collect()
+        if several.height:
+            raise ContractError(
+                f"{file.name}: several rows have {' '.join(map(str, several.row(0)))} in {', '.join((time, *names))}. "
+                "Expected one row for each time and device. If a column of numbers is a dimension as well, name it, for "
+                f"example with --column 'device={measures[0]}'."
+            )
         long = _long(file, time, measures, dimensions)
-        names = [pl.col(c).cast(pl.String).fill_null("-") for c in dimensions]
-        device = pl.concat_str(names, separator="/") if names else pl.lit(file.stem)
-        result.append(SourceFile(file.name, long.with_columns(device.alias("device"))))
+        texts = [pl.col(c).cast(pl.String).fill_null("-") for c in names]
+        device = pl.concat_str(texts, separator="/") if texts else pl.lit(file.stem)
+        result.append(SourceFile(file.name, long.with_columns(device.alias(own))))
     return result
 
 
@@ -157,16 +171,19 @@ LAYOUTS = {
         "Azure Anomaly Detector, multivariate: a CSV with a column per variable, or a folder or zip with a CSV of "
         "timestamp and value per variable; the name of the source is the device",
         arrange=_variables,
+        names=_POINT,
     ),
     "metrics-advisor": Layout(
         "Metrics Advisor and Lookout for Metrics: a time, dimensions (text) and measures (numbers); the values of the "
         "dimensions name the device, and each measure is a tag",
         arrange=_dimensions,
+        names=TIMES,
     ),
     "lookout-equipment": Layout(
         "AWS Lookout for Equipment: an asset's folder with a CSV or folder per component, and label ranges (start, end); "
         "the folder's name is the device, and tags are component.sensor",
         arrange=_components,
+        names=(*TIMES, *_RANGE),
     ),
     "iot-hub": Layout(
         "Azure IoT Hub: routed messages in Avro or JSON lines; the hub names the device, and each number in a body "

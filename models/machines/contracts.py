@@ -185,8 +185,9 @@ class TelemetryTable(MachinesTable):
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """Raises `ContractError` if there is no column with readings, if each row is the reading of one tag, or if the
         interval is needed but unknown."""
-        tag = next((c for c in TAGS if c in raw.columns and raw[c].dtype == pl.String), None)
-        if tag and {*VALUES} & {*raw.columns}:
+        names = {c.casefold(): c for c in raw.columns}
+        tag = next((names[c] for c in TAGS if c in names and raw[names[c]].dtype == pl.String), None)
+        if tag and {*VALUES} & {*names}:
             raise ContractError(
                 f"there is a row per reading, with a column '{tag}' for the sensor. Expected a column per "
                 "sensor. Read this layout with --layout tag-value."

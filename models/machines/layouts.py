@@ -9,8 +9,8 @@ import polars as pl
 from models.errors import ContractError
 from models.layouts import TIMES, Layout, LayoutRequest, SourceFile, time_and_others, with_header
 
-TAGS = ("tag", "Tag", "sensor", "Sensor", "variable", "parameter", "metric", "signal")
-VALUES = ("value", "Value", "reading", "measurement")
+TAGS = ("tag", "sensor", "variable", "parameter", "metric", "signal")
+VALUES = ("value", "reading", "measurement")
 UNITS = ("unit", "unit_number", "unit_nr", "unit_id", "engine", "engine_id", "machine_id", "id")
 CYCLES = ("cycle", "cycles", "time_in_cycles", "time_cycles", "time")
 FIRST_CYCLE = datetime(2000, 1, 1, tzinfo=UTC)
@@ -18,6 +18,8 @@ FIRST_CYCLE = datetime(2000, 1, 1, tzinfo=UTC)
 _NASA = ("unit", "cycle", *(f"setting{n}" for n in (1, 2, 3)), *(f"s{n}" for n in range(1, 22)))
 """Columns of the files without a header."""
 _MACHINE = "machine"
+_MACHINE_IDS = ("machine_id", "machineID")
+_RANGE = ("start", "end")
 """The component of failures without one."""
 
 
@@ -32,7 +34,7 @@ def _pivot(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
     """Raises `ContractError` if the tag or value is missing, or a tag has two values at one time."""
     columns = file.columns
     usual = {
-        "machine_id": ("machine_id", "machineID"),
+        "machine_id": _MACHINE_IDS,
         "time": ("datetime", *TIMES),
         "tag": TAGS,
         "value": VALUES,
@@ -86,7 +88,7 @@ def _equipment(files: Sequence[SourceFile], request: LayoutRequest) -> list[Sour
     """An asset's folder with a file or folder per component, joined by time; label ranges become failures."""
     machine = pl.lit(request.sources.get("telemetry")).alias("machine_id")
     if request.table == "failures":
-        ranges = [with_header(file, ("start", "end")) for file in files]
+        ranges = [with_header(file, _RANGE) for file in files]
         component = pl.lit(_MACHINE).alias("component")
         return [
             SourceFile(p.name, p.frame.select(machine, pl.col("start").alias("time"), component))
@@ -154,6 +156,7 @@ LAYOUTS = {
         "Telemetry with a row per reading: machine_id, time, tag (the sensor) and value",
         {"time": TIMES},
         arrange=_by_tag,
+        names=(*_MACHINE_IDS, "datetime", *TAGS, *VALUES),
     ),
     "file-per-machine": Layout(
         "Telemetry with a file per machine and a column per sensor; the file's name is the machine",
@@ -165,6 +168,7 @@ LAYOUTS = {
         " same files in which failure is 1 are the failures of the component drive",
         {"machine_id": ("serial_number",), "time": ("date",)},
         arrange=_drives,
+        names=("failure",),
     ),
     "cycles": Layout(
         "C-MAPSS and other machines that run to failure by cycles: unit, cycle and readings, with or without a header; a "
@@ -176,5 +180,6 @@ LAYOUTS = {
         "AWS Lookout for Equipment: an asset's folder with a CSV or folder per component, and label ranges (start, end); "
         "the folder's name is the machine, sensors are component.sensor, and a range is a failure at its start",
         arrange=_equipment,
+        names=(*TIMES, *_RANGE),
     ),
 }

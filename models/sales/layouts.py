@@ -14,7 +14,7 @@ _TARGETS = ("target_value", "demand", "workforce_demand", "metric_value", "numbe
 _ITEMS = ("item_id", "workforce_type", "metric_name", "instance_type")
 _PLACES = ("location", "store_id", "store", "location_id", "region")
 _M5_BEGINS = date(2011, 1, 29)
-_DAY_COLUMN = re.compile(r"d_(\d+)")
+_DAY_COLUMN = re.compile(r"d_(\d+)", re.IGNORECASE)
 
 
 def _item_and_store(files: Sequence[SourceFile], _: LayoutRequest) -> list[SourceFile]:
@@ -26,7 +26,10 @@ def _item_and_store(files: Sequence[SourceFile], _: LayoutRequest) -> list[Sourc
         pl.coalesce(groups.struct[a], groups.struct[b]).alias(column)
         for column, a, b in (("sku", 0, 2), ("store", 1, 3))
     ]
-    return [SourceFile(p.name, p.frame.with_columns(columns)) if name in p.columns else p for p in files]
+    return [
+        SourceFile(p.name, p.frame.with_columns(columns).drop(name)) if name in p.columns else p
+        for p in files
+    ]
 
 
 def _forecast(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
@@ -145,6 +148,7 @@ LAYOUTS = {
         "are in the same folder",
         {"sku": ("item_id",), "store": ("store_id",)},
         arrange=_m5,
+        names=("d", "date", "wm_yr_wk", "sell_price"),
     ),
     "walmart": Layout(
         "Walmart: Store, Dept, Date (the last day of a week) and Weekly_Sales; features, stores and test (the plan) are "

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from models.contracts import QUARANTINE, ROW, RULE, last_of_each
+from models.contracts import QUARANTINE, ROW, RULE, UNKNOWN, last_of_each
 from models.errors import ContractError
 from models.scenario import Scenario, Table
 from tasks.ingest import capture
@@ -19,6 +19,7 @@ from tasks.ingest.quarantine import as_bad, by_rule, held
 from tasks.ingest.sources import SourceError, of_table, read, rename, renaming, with_mapped
 from tasks.ingest.sql import is_sql, read_sql
 from tasks.ingest.wide import as_long
+from tasks.storage.layout import Layout
 from tasks.storage.staging import Staged
 from tasks.storage.store import Store
 from tasks.storage.tables import with_shard
@@ -32,6 +33,7 @@ ingest."""
 _SUM_OF = rf"{SUM}|(?i)\S\s+(total|summe|gesamt|ergebnis)\s*:?\s*$"
 """Matches the names of sums, including those of one key, such as `A1 Total`."""
 _FOOTERS = 5
+_EARLIER = "earlier files"
 _TIMES = (
     "Write dates and times like 2024-01-29, 29.1.2024 14:30 or 2024-W05. If several columns make up one, join them, "
     "for example --column week=Year+Week or --column time=Date+Time."
@@ -55,7 +57,8 @@ _ADVICE = {
 class Intake:
     """What was read from one source: `good` rows with their shard, `bad` ones with the columns of the quarantine.
 
-    `read` includes rows that a later file superseded. `files` are those of a capture.
+    `read` includes rows that a later file superseded. `files` are those of a capture. `units` are those that this and
+    earlier ingests left out of the numbers of columns.
     """
 
     good: Staged
@@ -67,6 +70,7 @@ class Intake:
     mapping: dict[str, str] = field(default_factory=dict)
     merged: int = 0
     alike: tuple[str, ...] = ()
+    units: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,9 @@ def _check(
     further = (
         {name for one in similar for name in schemas.get(one, ())} - {"shard"} if table.covariates else ()
     )
+    if table.covariates and table.name in schemas:
+        units = request.store.get_json(Layout(request.scenario.name).units) or {}
+        intake.units = units.get(table.name, {})
     for batch in _batches(request, table, intake, further, folder / "sql"):
         try:
             result = table.accept(batch.raw, options)
@@ -176,13 +183,14 @@ def _with_footers(bad: pl.DataFrame, rows: pl.DataFrame, table: Table) -> pl.Dat
 
 
 def _empty_words(columns: pl.DataFrame, schemas: Mapping[str, Mapping[str, pl.DataType]]) -> list[str]:
-    """Names of empty `columns` that hold words in some table, such as the promotions of a plan without any."""
+    """Names of `columns` without a known value that hold words in some table, such as the promotions of a plan without
+    any."""
     words = {name for schema in schemas.values() for name, kind in schema.items() if kind == pl.String}
     texts = [each for each in columns if each.name in words and each.dtype in (pl.String, pl.Null)]
     return [
         each.name
         for each in texts
-        if each.cast(pl.String).str.strip_chars().replace("", None).is_null().all()
+        if each.cast(pl.String).str.strip_chars().str.to_lowercase().drop_nulls().is_in(UNKNOWN).all()
     ]
 
 
@@ -220,13 +228,11 @@ def _batches(
         yield from _captured(files, table, {**of_messages(layout, source), **mapping}, intake, again)
         return
     inputs = []
-    units: dict[str, dict[str, str]] = {}
+    units = {column: {unit: _EARLIER} for column, unit in intake.units.items()}
     raw_sources = [read_sql(source, options.get("query"), folder)] if is_sql(source) else list(read(source))
     raw_sources = [with_mapped(one, mapping, table.required_columns) for one in raw_sources]
     intake.columns |= {column for file in raw_sources for column in file.columns}
     for one, names_of in laid_out(layout, table, raw_sources, request.sources, mapping, options.get("dates")):
-        for column, unit in units_of(one, table, names_of).items():
-            units.setdefault(column, {}).setdefault(unit.strip(), one.name)
         plain = with_points(one, table, names_of, options.get("decimals"))
         if table.rows_at_a_time is None:
             plain, notes = with_group_keys(plain, table, names_of)
@@ -235,14 +241,20 @@ def _batches(
         inputs.append(rename(long, names_of, table.required_columns, table.aliases, further))
         intake.columns |= {*one.columns}
         intake.mapping |= renaming(long.columns, names_of, table.required_columns, table.aliases, further)
-    intake.alike += _units_in_words(table, units)
+        names = {old: new for new, old in intake.mapping.items()}
+        for column, unit in units_of(one, table, names_of).items():
+            units.setdefault(names.get(column, column), {})[unit.strip()] = one.name
+    intake.alike += _units_in_words(table, units, {column for one in inputs for column in one.columns})
+    intake.units |= {column: next(iter(files)) for column, files in units.items()}
     for one in inputs:
         for rows in one.batches(table.rows_at_a_time):
             yield _Batch(one.name, rows)
 
 
-def _units_in_words(table: Table, units: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
-    """Notes on units that are left out, by column and unit with the first file that has it.
+def _units_in_words(
+    table: Table, units: Mapping[str, Mapping[str, str]], columns: Collection[str]
+) -> tuple[str, ...]:
+    """Notes on units that are left out or that `columns` lack, by column and unit with the first file that has it.
 
     Raises `SourceError` if a column has another unit in another file, unless its rows are of several sensors.
     """
@@ -253,10 +265,15 @@ def _units_in_words(table: Table, units: Mapping[str, Mapping[str, str]]) -> tup
                 f"{later}: the numbers of '{column}' are in {other}, those of {name} in {unit}. Expected one unit. Convert "
                 "one of the files, or read only files of one unit."
             )
-    return tuple(
-        f"{table.name}: {' and '.join(files)} in the numbers of '{column}' is left out. Other files must have the same unit."
-        for column, files in units.items()
-    )
+    notes = []
+    for column, files in units.items():
+        unit = " and ".join(files)
+        if {*files.values()} != {_EARLIER}:
+            note = f"{unit} in the numbers of '{column}' is left out. Other files must have the same unit."
+        else:
+            note = f"the numbers of '{column}' have no unit; those of {_EARLIER} are in {unit}."
+        notes += [f"{table.name}: {note}"] if column in columns else []
+    return tuple(notes)
 
 
 def _captured(

@@ -31,6 +31,8 @@ def rows_of_json(source: str | bytes, head: bytes) -> pl.LazyFrame:
             frame = _of_document(pl.read_json(_rows_of(unpacked(source)), infer_schema_length=None)).lazy()
         else:
             frame = pl.scan_ndjson(source, infer_schema_length=None)
+            if len(frame.collect_schema()) == 1:
+                frame = _of_document(frame.collect()).lazy()
         return flat(frame)
     except (pl.exceptions.ComputeError, ValueError):
         return flat(pl.LazyFrame(_loaded(unpacked(source)), infer_schema_length=None, strict=False))
@@ -142,15 +144,17 @@ def _are_objects(value: Any) -> bool:
 
 
 def _of_document(rows: pl.DataFrame) -> pl.DataFrame:
-    if rows.height != 1:
+    """The rows of one document or, if each has a single member, of several."""
+    if rows.height != 1 and rows.width != 1:
         return rows
     rows = flat(rows)
+    lists = [n for n, d in rows.schema.items() if isinstance(d, pl.List) and isinstance(d.inner, pl.Struct)]
     if (
-        all(isinstance(dtype, pl.List) for dtype in rows.dtypes)
+        not lists
+        and all(isinstance(dtype, pl.List) for dtype in rows.dtypes)
         and len({len(cells) for cells in rows.row(0)}) == 1
     ):
         return rows.explode(rows.columns)
-    lists = [n for n, d in rows.schema.items() if isinstance(d, pl.List) and isinstance(d.inner, pl.Struct)]
     if len(lists) != 1:
         return rows
     inner = rows.explode(lists[0])

@@ -62,7 +62,7 @@ def of_messages(layout: Layout | None, source: str) -> dict[str, str]:
 
 def _spelled(layout: Layout, source: Source, own: Mapping[str, str]) -> Source:
     """A source with the layout's names for columns that differ from them only in spelling."""
-    names = dict.fromkeys(name for names in layout.columns.values() for name in names)
+    names = dict.fromkeys([*(name for names in layout.columns.values() for name in names), *layout.names])
     gaps = [name for name in names if name not in source.columns]
     columns = spellings(source.columns, gaps, {*own.values(), *names})
     return replace(source, frame=source.frame.rename({old: new for new, old in reversed(columns.items())}))

@@ -19,6 +19,7 @@ _WHOLE = rf"^[+-]?\d{{1,3}}({_THOUSANDS}\d{{3}})+$"
 _EITHER = r"^[+-]?[1-9]\d{0,2}\.\d{3}$|^[+-]?\d{0,3}$"
 _POINTS = r"^[+-]?\d*\.\d+$"
 _PLAIN = r"^[+-]?\d*\.?\d+$"
+_ZERO = r"^0+([.,]0+)?$"
 _DIGITS, _USUAL = r"^[+-]?\d*$", r"^[+-]?\d*\.?\d*$"
 _GROUPED = rf"^[+-]?[1-9]\d{{0,2}}([,{_BLANK}]\d{{3}})+(\.\d+)?$"
 _SURE = rf"[{_BLANK}]|,\d{{3}},|\.|^[^,]+$"
@@ -139,9 +140,9 @@ def _is_words(text: pl.Expr) -> pl.Expr:
 
 
 def _signs(columns: pl.DataFrame, pattern: str) -> dict[int, str]:
-    """By position, the sign, such as a currency or a unit, that all numbers of a text column share."""
+    """By position, the sign, such as a currency or a unit, that all numbers of a text column share; 0 may lack it."""
     text = pl.all().str.strip_chars()
-    text = pl.when(~text.str.to_lowercase().is_in(UNKNOWN)).then(text)
+    text = pl.when(~text.str.to_lowercase().is_in(UNKNOWN) & ~text.str.contains(_ZERO)).then(text)
     sign = text.str.extract(pattern)
     is_one = (sign.drop_nulls().n_unique() == 1) & (sign.null_count() == text.null_count())
     alone = where(columns, is_one & text.cast(pl.Float64, strict=False).is_null().all())

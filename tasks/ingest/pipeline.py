@@ -197,6 +197,7 @@ def _write(request: Request, name: str, intake: Intake, folder: Path) -> IngestR
         late = as_bad(merge.refused, source, None)
         quarantine(scenario, store, table, late)
         bad = pl.concat([bad, late])
+        _keep_units(scenario, store, name, intake.units)
     accepted = intake.good.height - merge.superseded - (bad.height - intake.bad.height)
     if intake.files is not None:
         capture.record(store, scenario.name, intake.files)
@@ -212,3 +213,11 @@ def _write(request: Request, name: str, intake: Intake, folder: Path) -> IngestR
         removed=merge.removed,
         released=releases,
     )
+
+
+def _keep_units(scenario: Scenario, store: Store, name: str, units: Mapping[str, str]) -> None:
+    """Add the units of a table's columns to those in the store, so that the next ingest can compare its own."""
+    path = Layout(scenario.name).units
+    stored_units = store.get_json(path) or {}
+    if units != stored_units.get(name, {}):
+        store.put_json(path, {**stored_units, name: {**units}})

@@ -62,6 +62,11 @@ class Layout:
         return f"{self.scenario}/announced.json"
 
     @property
+    def units(self) -> str:
+        """The units that were left out of the numbers of columns, by table."""
+        return f"{self.scenario}/units.json"
+
+    @property
     def options(self) -> str:
         """The options that the first ingest fixed."""
         return f"{self.scenario}/scenario.json"

@@ -124,8 +124,10 @@ READINGS = [{"device": "a", "value": 1}, {"device": "ü", "value": 2}]
         json.dumps([READINGS[:1], READINGS[1:]]),
         json.dumps({name: {str(i): row[name] for i, row in enumerate(READINGS)} for name in READINGS[0]}),
         "\r\n".join(map(json.dumps, READINGS)),
+        json.dumps({"value": READINGS}),
+        "\n".join(json.dumps({"records": [one]}) for one in READINGS),
     ],
-    ids=["indented", "lists in a list", "columns of pandas", "lines"],
+    ids=["indented", "lists in a list", "columns of pandas", "lines", "one member", "lines of lists"],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_json_is_read_however_it_is_arranged(tmp_path, text, encoding):
@@ -264,6 +266,11 @@ def test_a_unit_without_a_blank_is_left_out_of_what_must_be_a_number_and_may_be_
     (source,) = read(str(tmp_path / "a.csv"))
     history = with_points(source, SALES.tables["history"], {}, None).rows()
     assert history.rows() == [("1A", "N", "2024-01-01", "5", "38EU")]
+
+
+def test_zeros_may_lack_the_sign_of_all_other_numbers(tmp_path):
+    (tmp_path / "a.csv").write_text("store,discount,pressure\nA,10%,0.0\nB,0,1.5 bar\n")
+    assert read_stores(tmp_path / "a.csv").rows() == [("A", "10", "0.0"), ("B", "0", "1.5")]
 
 
 def test_two_currencies_in_a_column_are_no_numbers(tmp_path):

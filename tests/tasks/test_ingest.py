@@ -657,6 +657,29 @@ def test_a_plan_without_any_promotion_keeps_the_column_that_the_history_has_word
     assert store.scan("sales/plan").collect()["deal"].null_count() == plan.accepted
 
 
+def test_a_column_of_words_for_unknown_holds_no_words_so_that_numbers_may_follow(store, tmp_path):
+    (first,) = ingest.fn(
+        SALES, store, {"history": csv(tmp_path, sales().with_columns(promo=pl.lit("NA")))}, {}, 4, 0.05
+    )
+    assert first.ignored == ("promo",)
+    next_weeks = sales(start=MONDAY + timedelta(weeks=20)).with_columns(promo=pl.lit("1"))
+    assert read(store, "history", csv(tmp_path, next_weeks), SALES).ignored == ()
+    assert table(store)["promo"].unique().sort().to_list() == [None, 1.0]
+    words = sales(start=MONDAY + timedelta(weeks=40)).with_columns(
+        deal=pl.Series(["NA", "leaflet"] * sales().height).head(sales().height)
+    )
+    read(store, "history", csv(tmp_path, words), SALES)
+    plan = sales(start=MONDAY + timedelta(weeks=60)).drop("units").with_columns(deal=pl.lit("NA"))
+    assert read(store, "plan", csv(tmp_path, plan), SALES).ignored == ()
+    assert store.scan("sales/plan").collect()["deal"].null_count() == plan.height
+
+
+def test_percentages_beside_fractions_are_neither_numbers_nor_words(store, tmp_path):
+    discounts = pl.Series(["10%", "0.2"] * sales().height).head(sales().height)
+    result = read(store, "history", csv(tmp_path, sales().with_columns(discount=discounts)), SALES)
+    assert result.ignored == ("discount",)
+
+
 def test_words_are_no_numbers_of_a_stored_column_and_numbers_are_words_of_one(store, tmp_path):
     first = sales().with_columns(size=pl.lit("2.5"), code=pl.lit("A1"))
     read(store, "history", csv(tmp_path, first), SALES)
@@ -875,6 +898,20 @@ def test_a_unit_is_noted_and_another_one_in_the_next_file_is_refused(store, tmp_
         SourceError, match=rf"b\.csv: .* 'price' are in {re.escape(other.strip())}, those of a\.csv in"
     ):
         read(store, "history", str(tmp_path / "files"), SALES)
+
+
+def test_a_unit_of_earlier_files_is_the_unit_of_the_next_ones(store, tmp_path):
+    header = "sku,store,week,units,Price\n"
+    read(store, "history", csv(tmp_path, f"{header}A,N,2024-01-01,1,20 bar\n", "a.csv"), SALES)
+    with pytest.raises(SourceError, match=r"b\.csv: .* 'Price' are in kPa, those of earlier files in bar"):
+        read(store, "history", csv(tmp_path, f"{header}A,N,2024-01-08,1,2000 kPa\n", "b.csv"), SALES)
+    plain = read(store, "history", csv(tmp_path, f"{header}A,N,2024-01-08,1,21\n", "c.csv"), SALES)
+    assert plain.alike == (
+        "history: the numbers of 'Price' have no unit; those of earlier files are in bar.",
+    )
+    same = csv(tmp_path, f"{header}A,N,2024-01-15,1,22 bar\n".replace("Price", "price"), "d.csv")
+    assert "is left out" in read(store, "history", same, SALES).alike[0]
+    assert table(store)["Price"].to_list() == [20.0, 21.0, 22.0]
 
 
 @pytest.mark.parametrize("name", ["#", "No.", "__index_level_0__"])

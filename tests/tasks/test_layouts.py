@@ -182,7 +182,11 @@ def test_dimensions_are_the_device_and_measures_the_tags(store, put):
 
 
 def test_a_dimension_of_numbers_is_named_with_column(store, put):
-    source = put("a.csv", "timestamp,shop,cost\n2024-01-01,17,1.5\n")
+    source = put("a.csv", "region,shop,Time,cost\nEU,17,2024-01-01,1.5\nEU,18,2024-01-01,2.5\n")
+    with pytest.raises(
+        ContractError, match=r"several rows have 2024-01-01 EU in time, region\..*--column 'device=shop'"
+    ):
+        read(store, "readings", source, DEVICES, layout="metrics-advisor", timezone="UTC")
     read(
         store,
         "readings",
@@ -192,7 +196,7 @@ def test_a_dimension_of_numbers_is_named_with_column(store, put):
         timezone="UTC",
         mapping={"device": "shop"},
     )
-    assert readings(store) == [("17", "cost", "00:00", 1.5)]
+    assert readings(store) == [("EU/17", "cost", "00:00", 1.5), ("EU/18", "cost", "00:00", 2.5)]
 
 
 def test_components_of_lookout_are_tags_of_their_asset_and_ranges_its_labels(store, put, tmp_path):
@@ -347,6 +351,23 @@ def test_an_asset_of_lookout_for_equipment_is_a_machine_and_its_label_ranges_are
         ("press", "02", 7.0, None, 6.0),
     ]
     assert fleet(store, "failures", "component") == [("press", "02", "machine")]
+
+
+def test_a_layout_finds_its_columns_in_any_spelling(store, put):
+    source = str(Path(put("press/pump.csv", "Vib,TimeStamp\n5,2024-01-01\n")).parent)
+    labels = put("labels.csv", "Start,End\n2024-01-01,2024-01-02\n")
+    options = {"timezone": "UTC", "layout": "lookout-equipment"}
+    ingest.fn(MACHINES, store, {"telemetry": source, "failures": labels}, {}, 4, 0.05, options)
+    assert fleet(store, "telemetry", "pump.Vib") == [("press", "01", 5.0)]
+    assert fleet(store, "failures", "component") == [("press", "01", "machine")]
+    variables = put("plant.csv", "temp,TIME\n5,2024-01-01\n")
+    read(store, "readings", variables, DEVICES, layout="anomaly-detector-multivariate", timezone="UTC")
+    assert readings(store) == [("plant", "temp", "00:00", 5.0)]
+    drives = put("d.csv", "Date,Serial_Number,Failure,smart\n2024-01-01,Z,0,5\n2024-01-02,Z,1,6\n")
+    options = {"timezone": "UTC", "layout": "backblaze"}
+    ingest.fn(MACHINES, store, {"telemetry": drives, "failures": drives}, {}, 4, 0.05, options)
+    assert ("Z", "02", "drive") in fleet(store, "failures", "component")
+    assert "Failure" not in store.scan("machines/telemetry").collect_schema()
 
 
 @pytest.mark.parametrize("scenario", [SALES, DEVICES, MACHINES])
