@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from models.sales import backtest, conformal, contest
+from models.sales import conformal, contest
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
 from models.sales.demand import to_log, whole_numbers
 from models.sales.model import CLUSTER, GROUPS, empty_keys, middle_of
@@ -51,14 +51,12 @@ def _planned(raw: pl.DataFrame, is_blended: bool, options: Options) -> pl.DataFr
 
 
 def _blended(raw: pl.DataFrame, options: Options) -> bool:
-    """Whether the blend did better than the pooled model at the origins of `raw`, on rows that have both."""
-    if options.estimator != AUTO:
+    """Whether the blend forecasts planned weeks: unless the pooled model alone does better, see `contest.better_than`."""
+    if options.estimator != AUTO or raw.is_empty():
         return options.estimator == BLEND
-    both, alone = _by_rung(raw, BLEND, options), _by_rung(raw, POOLED, options)
-    if both.is_empty():
-        return False
-    alone = alone.join(both, on=[*KEY, "origin", "week"], how="semi")
-    return backtest.loss(both, options) < backtest.loss(alone, options)
+    both = raw.filter(pl.col("rung").is_in([BLEND, POOLED])).with_columns(kind=pl.lit("any"))
+    alone = contest.better_than(both, BLEND, {POOLED: (POOLED,)}, options.quantiles)
+    return BLEND in both["rung"] and alone.is_empty()
 
 
 def _own_keys(raw: pl.DataFrame, is_blended: bool, options: Options) -> pl.DataFrame:

@@ -2,8 +2,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.sales import contest
+from models.sales import choices, contest
 from models.sales.accuracy import _against
+from models.sales.options import Options
 
 QUANTILES = (0.05, 0.5, 0.95)
 
@@ -80,16 +81,35 @@ def test_last_year_counts_twice_as_much_as_the_models_and_where_it_is_unknown_th
     assert unplanned["last_year_with_mean"][1] == pytest.approx(usual)
 
 
-def planned(units: dict[str, list[float]]) -> dict[str, str]:
-    """The choice in planned weeks: forecasts of 20 units by name, one of each origin."""
+def of_origins(units: dict[str, list[float]]) -> pl.DataFrame:
+    """Forecasts of 20 units by name, one of each origin."""
     count = len(next(iter(units.values())))
-    origins = [
+    return pl.concat(
         backtest(20.0, {name: values[i] for name, values in units.items()}).with_columns(
             sku=pl.lit("1"), store=pl.lit("1"), origin=i, week=i
         )
         for i in range(count)
-    ]
-    return dict(contest.better_than(pl.concat(origins), "blend", contest.PLANNED, QUANTILES).iter_rows())
+    )
+
+
+def planned(units: dict[str, list[float]]) -> dict[str, str]:
+    """The choice in planned weeks, from the forecasts `of_origins`."""
+    return dict(contest.better_than(of_origins(units), "blend", contest.PLANNED, QUANTILES).iter_rows())
+
+
+@pytest.mark.parametrize(
+    ("pooled", "rung"),
+    [([17.0, 19.5, 19.0], "blend"), ([19.0, 19.5, 19.5], "pooled"), ([18.2], "blend"), ([12.0] * 3, "blend")],
+    ids=["better in one season", "better time after time", "a little better at the only origin", "worse"],
+)
+def test_the_mean_of_the_models_gives_way_to_the_pooled_one_only_where_that_is_better_by_more_than_noise(
+    pooled, rung
+):
+    raw = of_origins({"blend": [18.0, 15.0, 18.0][: len(pooled)], "pooled": pooled})
+    is_blended = choices.of_errors(
+        raw.with_columns(whole=False, steps=0), True, Options(quantiles=QUANTILES)
+    )["blended"]
+    assert is_blended == (rung == "blend")
 
 
 def test_in_planned_weeks_a_forecast_takes_the_place_of_the_models_where_it_is_better_time_after_time():
