@@ -13,9 +13,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Almanac needs Python 3.11: make PYTHON=/path/to/python3.11")'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -o '^uv==[^ ]*' requirements.lock)"
-	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m compileall -q flows tasks models deployments benchmarks
+	$(BIN)/python -W ignore -m deployments.bytecode
 	$(BIN)/python -m flows --help >/dev/null
 	touch $@
 

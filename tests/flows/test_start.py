@@ -74,16 +74,21 @@ def test_looking_at_a_store_imports_no_orchestration(tmp_path):
     assert modules.isdisjoint({*HEAVY, "sqlalchemy", "flows.sales"})
 
 
-def test_a_command_is_loaded_without_the_modules_of_other_scenarios():
+def test_a_command_is_loaded_from_bytecode_and_without_the_modules_of_other_scenarios():
     program = (
-        "import sys\nfrom flows import catalogue\n"
+        "import sys\nfrom importlib.machinery import SourceFileLoader\nfrom flows import catalogue\n"
         "found = next(c for g in catalogue.groups() for c in g.commands if c.name == 'machines-score')\n"
         "assert found.load().name == 'machines-score'\n"
+        "import prefect.server.api.server\n"
         "print(*sys.modules)\n"
+        "print(*(m.__cached__ for m in sys.modules.values() if type(getattr(m, '__loader__', 0)) is SourceFileLoader))\n"
     )
-    modules = set(_printed(program).split())
+    modules, bytecode = (line.split() for line in _printed(program).splitlines())
     assert "flows.machines" in modules
-    assert modules.isdisjoint({"flows.sales", "flows.devices", "models.sales", "models.devices"})
+    assert {*modules}.isdisjoint({"flows.sales", "flows.devices", "models.sales", "models.devices"})
+    of_packages = {Path(path) for path in bytecode if "site-packages" in path}
+    assert len(of_packages) > 1000
+    assert not [path for path in of_packages if not path.exists()]
 
 
 def test_a_shard_is_scored_with_lightgbm_but_without_what_that_could_be_combined_with():
