@@ -116,11 +116,7 @@ class Panel:
 
 
 def panel_of(
-    readings: pl.LazyFrame,
-    keys: pl.DataFrame,
-    start: datetime,
-    end: datetime,
-    interval: timedelta,
+    readings: pl.LazyFrame, keys: pl.DataFrame, start: datetime, end: datetime, interval: timedelta
 ) -> Panel:
     """Readings (device, tag, time, mean) of `keys` from `start` (included) to `end` (excluded).
 

@@ -35,6 +35,7 @@ from models.page.blocks import Section
 from models.scenario import (
     AsOf,
     CatchesUp,
+    Context,
     ControlChart,
     DerivesTables,
     EmitsEvents,
@@ -148,13 +149,11 @@ class Devices(
         return {"fleet": pl.concat([first, devices], how="horizontal").collect(engine="streaming")}
 
     def prepare_shard(
-        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+        self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         return training.prepare(tables, context, moment_of(as_of), Options.of(options))
 
-    def fit(
-        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
-    ) -> FitResult:
+    def fit(self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]) -> FitResult:
         settings = Options.of(options)
         frames = {name: frame.collect() for name, frame in parts.items()}
         files = training.files_of(frames, settings)
@@ -218,7 +217,7 @@ class Devices(
         self,
         model: Model,
         tables: Frames,
-        context: Mapping[str, pl.DataFrame],
+        context: Context,
         keys: pl.DataFrame,
         as_of: AsOf,
         options: Mapping[str, Any],

@@ -12,7 +12,7 @@ from models.devices.contracts import KEY
 from models.devices.detectors import DETECTORS
 from models.devices.options import AUTO, Options, moment_of
 from models.devices.training import backtest_keys, frames_of, history_start, kinds_and_zones, labelled_faults
-from models.scenario import AsOf, Frames, Search
+from models.scenario import AsOf, Context, Frames, Search
 from models.search import OneOf, Real, Space, Whole
 
 FOLDS = 4
@@ -40,7 +40,7 @@ class DevicesSearch(Search):
         return asdict(Options.of(options))
 
     def prepare(
-        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+        self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         """`readings` of the devices of the study: device, tag, time, mean; `labels` of faults, `kinds`, `sites`, if any."""
         settings, until = Options.of(options), moment_of(as_of)
@@ -59,7 +59,7 @@ class DevicesSearch(Search):
         return [f"{end:%Y-%m-%d %H:%M}" for end in _ends(parts, moment_of(as_of))]
 
     def losses(
-        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+        self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> Iterator[float]:
         settings = Options.of(options)
         for end in _ends(parts, moment_of(as_of)):

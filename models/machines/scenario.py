@@ -41,6 +41,7 @@ from models.page.blocks import Section
 from models.scenario import (
     AsOf,
     CompletesRows,
+    Context,
     ControlChart,
     DerivesTables,
     EmitsEvents,
@@ -170,7 +171,7 @@ class Machines(
         return {"vocabulary": vocabulary(tables, until).to_frame(), "observed": period}
 
     def prepare_shard(
-        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+        self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         """`rows`: see `training.rows_of`."""
         words = Vocabulary.of_frame(context["vocabulary"])
@@ -181,9 +182,7 @@ class Machines(
             )
         }
 
-    def fit(
-        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
-    ) -> FitResult:
+    def fit(self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]) -> FitResult:
         words = Vocabulary.of_frame(context["vocabulary"])
         return training.fit(parts["rows"], words, context["observed"], _options(context, options))
 
@@ -244,12 +243,7 @@ class Machines(
         return keys.select(*self.key, "shard").sort(*self.key)
 
     def gaps(
-        self,
-        tables: Frames,
-        context: Mapping[str, pl.DataFrame],
-        keys: pl.DataFrame,
-        as_of: AsOf,
-        options: Mapping[str, Any],
+        self, tables: Frames, context: Context, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
         """One line per finding: finding, table, machines, examples, effect; see `findings.findings`."""
         run_options, until = Options.of(options), moment(as_of)
@@ -265,7 +259,7 @@ class Machines(
         self,
         model: risks.Model,
         tables: Frames,
-        context: Mapping[str, pl.DataFrame],
+        context: Context,
         keys: pl.DataFrame,
         as_of: AsOf,
         options: Mapping[str, Any],
@@ -301,12 +295,7 @@ class Machines(
         return alarms.at_risk(frames["alarms"])
 
     def evaluate(
-        self,
-        model: risks.Model,
-        tables: Frames,
-        context: Mapping[str, pl.DataFrame],
-        as_of: AsOf,
-        options: Mapping[str, Any],
+        self, model: risks.Model, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
         """Judged rows of one shard from `score_from` to `score_to`, as known at `as_of`.
 
@@ -373,7 +362,7 @@ class Machines(
         return MachinesSearch()
 
 
-def _options(context: Mapping[str, pl.DataFrame], options: Mapping[str, Any]) -> Options:
+def _options(context: Context, options: Mapping[str, Any]) -> Options:
     """The options of a training, with windows that follow the interval of the telemetry."""
     interval = Vocabulary.of_frame(context["vocabulary"]).interval_hours
     return Options.of(options).at_interval(interval, training.span_hours(context["observed"]))

@@ -15,7 +15,7 @@ from models.machines.options import ESTIMATORS, Options
 from models.machines.risks import MODEL, matrix
 from models.machines.sampling import Fold
 from models.machines.vocabulary import Vocabulary
-from models.scenario import AsOf, Frames, Search
+from models.scenario import AsOf, Context, Frames, Search
 from models.search import OneOf, Real, Space, Whole
 
 CUTS = 4
@@ -53,7 +53,7 @@ class MachinesSearch(Search):
         return asdict(Options.of(options))
 
     def prepare(
-        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+        self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         """`rows`, those of a training: see `training.rows_of`."""
         settings, words = Options.of(options), Vocabulary.of_frame(context["vocabulary"])
@@ -72,7 +72,7 @@ class MachinesSearch(Search):
         return [f"{cut.cut:%Y-%m-%d}" for cut in cuts[1:]] if all(some) else []
 
     def losses(
-        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+        self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> Iterator[float]:
         settings = Options.of(options)
         settings = replace(settings, training_rows=min(settings.training_rows, TRIAL_ROWS))

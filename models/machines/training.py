@@ -28,11 +28,7 @@ from models.scenario import FitResult, Frames
 
 
 def rows_of(
-    tables: Frames,
-    vocabulary: Vocabulary,
-    period: pl.DataFrame,
-    since: datetime | None,
-    options: Options,
+    tables: Frames, vocabulary: Vocabulary, period: pl.DataFrame, since: datetime | None, options: Options
 ) -> pl.DataFrame:
     """Features and outcomes of all machines in `tables`, from `since` (or the first telemetry) on.
 

@@ -3,7 +3,7 @@
 The attribute `end` is the last day on which a SKU is sold: weeks that begin after it are forecast as zero.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -14,7 +14,7 @@ from models.sales.panel import END, Panel, covariate_columns, panel_of
 from models.sales.promotions import Promotions, promotions
 from models.sales.seasons import YEAR
 from models.sales.successors import PREDECESSOR
-from models.scenario import Frames
+from models.scenario import Context, Frames
 
 LEAST_SKUS = 2
 """Least average number of SKUs per value of an attribute; with fewer, the attribute identifies SKUs and forms no groups."""
@@ -77,7 +77,7 @@ class Group:
         return np.append(values, np.nan)[self.of_key]
 
 
-def groups(panel: Panel, context: Mapping[str, pl.DataFrame]) -> dict[str, Group]:
+def groups(panel: Panel, context: Context) -> dict[str, Group]:
     """The groups of the panel's keys, by attribute."""
     by_attribute = {}
     for name in context["group_weeks"]["attribute"].unique().sort() if "skus" in context else ():
@@ -92,7 +92,7 @@ def groups(panel: Panel, context: Mapping[str, pl.DataFrame]) -> dict[str, Group
     return by_attribute
 
 
-def numbers(panel: Panel, context: Mapping[str, pl.DataFrame]) -> dict[str, np.ndarray]:
+def numbers(panel: Panel, context: Context) -> dict[str, np.ndarray]:
     """Numeric attributes of each key's SKU, by `of_sku_<name>`."""
     if "skus" not in context:
         return {}

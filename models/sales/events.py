@@ -4,7 +4,7 @@ The effect of an event on a SKU is learnt from the weeks near its earlier dates.
 their first day to the event, so that the effect of a movable holiday, such as Easter, moves with it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -14,7 +14,7 @@ import polars as pl
 from models.errors import ContractError
 from models.sales.names import suggestion
 from models.sales.panel import OFFSET, Panel, mean, panel_of, sum_of_weeks
-from models.scenario import Frames
+from models.scenario import Context, Frames
 
 BEFORE, AFTER = 13, 7
 """An event is near the week before it, its own week and the week after: up to this many days after or before their
@@ -161,7 +161,7 @@ class EventsOfKeys:
 
     @classmethod
     def of(
-        cls, panel: Panel, context: Mapping[str, pl.DataFrame], of_all: tuple[Panel, np.ndarray, np.ndarray]
+        cls, panel: Panel, context: Context, of_all: tuple[Panel, np.ndarray, np.ndarray]
     ) -> "EventsOfKeys | None":
         """Those of `context["events"]`; None if there are none. `of_all`: the panel of SKUs, promoted weeks, `of_key`."""
         frame = context.get("events", NONE)

@@ -35,7 +35,7 @@ from models.sales.neighbours import PRICE, store_attributes
 from models.sales.options import Options, quantile_column
 from models.sales.panel import KEY, OFFSET, Panel, known_covariates, mean
 from models.sales.promotions import FLAGGED, PRICE_OTHERS, with_prices_of_others
-from models.scenario import Frames
+from models.scenario import Context, Frames
 
 GROUPS = (
     "season",
@@ -128,12 +128,7 @@ def about(rung: str) -> str:
 
 
 def explain(
-    model: Model,
-    tables: Frames,
-    context: Mapping[str, pl.DataFrame],
-    rows: pl.DataFrame,
-    as_of: date,
-    options: Options,
+    model: Model, tables: Frames, context: Context, rows: pl.DataFrame, as_of: date, options: Options
 ) -> pl.DataFrame:
     """One line per row of the published `rows`, sorted by key and week.
 
@@ -192,7 +187,7 @@ def _contributions(
     model: Model,
     panel: Panel,
     own: pl.DataFrame | None,
-    context: Mapping[str, pl.DataFrame],
+    context: Context,
     forecasts: pl.DataFrame,
     values: np.ndarray,
     names: Sequence[str],
@@ -268,7 +263,7 @@ def _of_own(
     model: Model,
     panel: Panel,
     own: pl.DataFrame | None,
-    context: Mapping[str, pl.DataFrame],
+    context: Context,
     forecasts: pl.DataFrame,
     middle: str,
     options: Options,

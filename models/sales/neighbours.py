@@ -10,7 +10,7 @@ from datetime import date, timedelta
 import polars as pl
 
 from models.sales.panel import covariate_columns, known_covariates, past_and_plan
-from models.scenario import Frames
+from models.scenario import Context, Frames
 
 PRICE = "price"
 HISTORY_WEEKS = 312
@@ -23,7 +23,7 @@ def first_week_of(as_of: date) -> date:
     return as_of - timedelta(weeks=HISTORY_WEEKS - 1)
 
 
-def first_week(context: Mapping[str, pl.DataFrame], as_of: date) -> date:
+def first_week(context: Context, as_of: date) -> date:
     """The first week of the history that is used; `as_of` if there is none. See `shared_frames`."""
     return max(first_week_of(as_of), context["calendar"]["first_week"][0] or as_of)
 

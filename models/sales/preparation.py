@@ -1,7 +1,7 @@
 """The contribution of one shard to training: rows to learn from, rows of the backtest, own models of SKUs."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 
@@ -14,7 +14,7 @@ from models.sales.neighbours import first_week, flag_names, store_attributes, wi
 from models.sales.options import Options
 from models.sales.panel import IN_STOCK, KEY, Panel, known_covariates, out_of_stock, panel_of, past_and_plan
 from models.sales.promotions import with_prices_of_others
-from models.scenario import Frames
+from models.scenario import Context, Frames
 
 FEATURE = "f:"
 """Prefix of the names of feature columns in a part."""
@@ -30,9 +30,7 @@ the model to rely on prices in such a week."""
 MAX_STEPS = 4
 
 
-def prepare(
-    tables: Frames, context: Mapping[str, pl.DataFrame], as_of: date, options: Options
-) -> dict[str, pl.DataFrame]:
+def prepare(tables: Frames, context: Context, as_of: date, options: Options) -> dict[str, pl.DataFrame]:
     """The shard's parts, by name; a part without rows is left out.
 
     `train`: rows whose target week is known, with features. `backtest`: rows of each backtest origin that have
@@ -95,7 +93,7 @@ def _out_of_stock(history: pl.LazyFrame, first: date, as_of: date) -> pl.Expr:
 
 
 def sampled(
-    keys: pl.DataFrame, context: Mapping[str, pl.DataFrame], options: Options
+    keys: pl.DataFrame, context: Context, options: Options
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Keys to learn from, keys of the backtest, and SKUs whose own models are tried.
 
@@ -121,7 +119,7 @@ def _chances(names: Sequence[str]) -> np.ndarray:
     return np.array([zlib.crc32(name.encode()) / 2**32 for name in names], dtype=float)
 
 
-def training_rows(view: views.View, context: Mapping[str, pl.DataFrame], options: Options) -> pl.DataFrame:
+def training_rows(view: views.View, context: Context, options: Options) -> pl.DataFrame:
     """Rows of all origins of the view, some steps each, whose target week is known."""
     count = options.training_rows / max(context["calendar"]["rows"][0], 1)
     each = int(np.clip(np.floor(count), 1, MAX_STEPS))
@@ -163,9 +161,7 @@ def _unplanned(test: pl.DataFrame) -> pl.DataFrame:
     return test.with_columns(pl.lit(value=False).alias("planned"), kind)
 
 
-def _ladder_rows(
-    short: pl.DataFrame, rows: pl.LazyFrame, context: Mapping[str, pl.DataFrame], options: Options
-) -> pl.DataFrame:
+def _ladder_rows(short: pl.DataFrame, rows: pl.LazyFrame, context: Context, options: Options) -> pl.DataFrame:
     """The ladder's answers for the keys and weeks of `short`, as of each origin.
 
     Profiles of SKUs are complete, because a shard holds all stores of its SKUs; profiles of stores cover only the

@@ -38,6 +38,7 @@ from models.sales.panel import KEY, demanded
 from models.sales.search import SalesSearch
 from models.scenario import (
     AsOf,
+    Context,
     ControlChart,
     DerivesFromBundle,
     ExplainsRows,
@@ -108,7 +109,7 @@ class Sales(
             *other_scales(tables, newest),
         ]
 
-    def context_notes(self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf) -> list[str]:
+    def context_notes(self, tables: Frames, context: Context, as_of: AsOf) -> list[str]:
         """Notes on words of the history that forecasts do not use, and on words of the plan that the history lacks."""
         return categories.notes(joined(tables, as_of).get("plan"), context["categories"], as_of)
 
@@ -139,15 +140,13 @@ class Sales(
         )
 
     def prepare_shard(
-        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+        self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         tables = successors.with_inherited(joined(tables, as_of), context)
         tables = categories.with_flags(tables, context["covariates"]["name"])
         return preparation.prepare(tables, context, as_of, Options.of(options))
 
-    def fit(
-        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
-    ) -> FitResult:
+    def fit(self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]) -> FitResult:
         return training.fit(parts, context, as_of, Options.of(options))
 
     def load(self, files: Mapping[str, File]) -> Model:
@@ -182,7 +181,7 @@ class Sales(
         self,
         model: Any,
         tables: Frames,
-        context: Mapping[str, pl.DataFrame],
+        context: Context,
         keys: pl.DataFrame,
         as_of: AsOf,
         options: Mapping[str, Any],
@@ -209,12 +208,7 @@ class Sales(
         return [] if totals.SHARES_FILE in files else [totals.NOTE]
 
     def gaps(
-        self,
-        tables: Frames,
-        context: Mapping[str, pl.DataFrame],
-        keys: pl.DataFrame,
-        as_of: AsOf,
-        options: Mapping[str, Any],
+        self, tables: Frames, context: Context, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
         flags = context["categories"].filter(use=categories.FLAG)["name"]
         tables = categories.with_flags(joined(tables, as_of), flags)
@@ -228,7 +222,7 @@ class Sales(
         self,
         model: Any,
         tables: Frames,
-        context: Mapping[str, pl.DataFrame],
+        context: Context,
         rows: pl.DataFrame,
         as_of: AsOf,
         options: Mapping[str, Any],
@@ -286,7 +280,7 @@ class Sales(
         return SalesSearch()
 
 
-def _as_learnt(tables: Frames, as_of: AsOf, model: Model, context: Mapping[str, pl.DataFrame]) -> Frames:
+def _as_learnt(tables: Frames, as_of: AsOf, model: Model, context: Context) -> Frames:
     """The tables with all columns that the model uses: covariates of stores, predecessors' weeks, flags of categories."""
     tables = successors.with_inherited(joined(tables, as_of), context)
     names = [name for name in model.covariates if name in context["sku_weeks"].columns]

@@ -1,6 +1,5 @@
 """The forecasts of one shard: each key by the highest rung that its history allows."""
 
-from collections.abc import Mapping
 from datetime import date, timedelta
 
 import polars as pl
@@ -13,7 +12,7 @@ from models.sales.options import Options
 from models.sales.panel import KEY, Panel, demanded, known_covariates, panel_of, past_and_plan
 from models.sales.promotions import with_prices_of_others
 from models.sales.seasons import YEAR
-from models.scenario import Frames, Scores
+from models.scenario import Context, Frames, Scores
 
 PANEL_WEEKS = 2 * YEAR + 13
 """Minimum number of weeks before a forecast in its panel."""
@@ -22,12 +21,7 @@ KEYS_AT_A_TIME = 2_000
 
 
 def score(
-    model: Model,
-    tables: Frames,
-    context: Mapping[str, pl.DataFrame],
-    keys: pl.DataFrame,
-    as_of: date,
-    options: Options,
+    model: Model, tables: Frames, context: Context, keys: pl.DataFrame, as_of: date, options: Options
 ) -> Scores:
     """Rows and statuses of `keys`, from the shard's tables and the `context`.
 
@@ -56,12 +50,7 @@ def score(
 
 
 def panel_with_plan(
-    model: Model,
-    tables: Frames,
-    context: Mapping[str, pl.DataFrame],
-    keys: pl.DataFrame,
-    as_of: date,
-    options: Options,
+    model: Model, tables: Frames, context: Context, keys: pl.DataFrame, as_of: date, options: Options
 ) -> Panel:
     """The panel of `keys` and of all other keys of their SKUs: the history in use, and after `as_of` the plan."""
     available = known_covariates(tables)
@@ -77,7 +66,7 @@ def _fitted_rows(
     model: Model,
     panel: Panel,
     own: pl.DataFrame | None,
-    context: Mapping[str, pl.DataFrame],
+    context: Context,
     attributes: pl.DataFrame | None,
     options: Options,
 ) -> pl.DataFrame:
@@ -97,11 +86,7 @@ def _fitted_rows(
 
 
 def own_rows(
-    model: Model,
-    panel: Panel,
-    keys: pl.DataFrame,
-    context: Mapping[str, pl.DataFrame],
-    options: Options,
+    model: Model, panel: Panel, keys: pl.DataFrame, context: Context, options: Options
 ) -> pl.DataFrame | None:
     """Forecasts of the SKUs' own models; None if the forecasts of `keys` do not use them."""
     has_part = (
@@ -120,11 +105,7 @@ def own_rows(
 
 
 def _ladder_rows(
-    keys: pl.DataFrame,
-    tables: Frames,
-    context: Mapping[str, pl.DataFrame],
-    as_of: date,
-    options: Options,
+    keys: pl.DataFrame, tables: Frames, context: Context, as_of: date, options: Options
 ) -> pl.DataFrame:
     """The ladder's answers, with rung and reason."""
     first = as_of - timedelta(weeks=PANEL_WEEKS - 1)

@@ -13,7 +13,7 @@ from models.sales.groups import GROUPS
 from models.sales.model import ladder_level
 from models.sales.neighbours import flag_names, with_plan
 from models.sales.options import ESTIMATORS, Options
-from models.scenario import AsOf, Frames, Search
+from models.scenario import AsOf, Context, Frames, Search
 from models.search import OneOf, Real, Space, Whole
 
 ORIGINS = 6
@@ -52,7 +52,7 @@ class SalesSearch(Search):
         return asdict(Options.of(options))
 
     def prepare(
-        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+        self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         """See `preparation.prepare`, here with the rows and origins of a study."""
         parts = preparation.prepare(tables, context, as_of, _of_study(options))
@@ -65,7 +65,7 @@ class SalesSearch(Search):
         return [origin.isoformat() for origin in origins["origin"][1:]]
 
     def losses(
-        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+        self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> Iterator[float]:
         study_options = _of_study(options)
         frames = {name: frame.collect() for name, frame in parts.items()}
@@ -96,11 +96,7 @@ def _of_study(options: Mapping[str, Any]) -> Options:
 
 
 def _raw(
-    train: pl.LazyFrame,
-    rows: pl.DataFrame,
-    own: pl.DataFrame | None,
-    context: Mapping[str, pl.DataFrame],
-    options: Options,
+    train: pl.LazyFrame, rows: pl.DataFrame, own: pl.DataFrame | None, context: Context, options: Options
 ) -> pl.DataFrame:
     """See `raw_forecasts.of_origin`. Ensembles that no row would use are not fitted."""
     plan_rows = train.filter("planned").select(pl.len()).collect().item()

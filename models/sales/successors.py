@@ -3,14 +3,13 @@
 The attribute `predecessor` of a SKU names it. A SKU inherits only from its predecessor, not from earlier ones.
 """
 
-from collections.abc import Mapping
 from datetime import date, timedelta
 
 import polars as pl
 
 from models.sales.neighbours import HISTORY_WEEKS
 from models.sales.panel import END, KEY
-from models.scenario import Frames
+from models.scenario import Context, Frames
 
 PREDECESSOR = "predecessor"
 """The attribute that names the SKU that it replaces."""
@@ -39,7 +38,7 @@ def inherited(tables: Frames, as_of: date) -> dict[str, pl.DataFrame]:
     return {"inherited": rows.select(*names, PREDECESSOR).sort(*KEY, "week").collect()}
 
 
-def with_inherited(tables: Frames, context: Mapping[str, pl.DataFrame]) -> Frames:
+def with_inherited(tables: Frames, context: Context) -> Frames:
     """The tables, complete or of a shard, with the weeks that their SKUs have inherited."""
     if "inherited" not in context or context["inherited"].is_empty():
         return tables
@@ -48,7 +47,7 @@ def with_inherited(tables: Frames, context: Mapping[str, pl.DataFrame]) -> Frame
     return {**tables, "history": pl.concat([tables["history"], rows], how="diagonal")}
 
 
-def beginnings(context: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+def beginnings(context: Context) -> pl.DataFrame:
     """sku, store and the text `begins`, which names the SKU whose history a key begins with."""
     if "inherited" not in context:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "begins"), pl.String))

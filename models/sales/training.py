@@ -13,10 +13,10 @@ from models.sales.model import Model, ladder_level
 from models.sales.neighbours import flag_names, with_plan
 from models.sales.options import Options
 from models.sales.raw_forecasts import SHORT, TEXT
-from models.scenario import FitResult, Frames
+from models.scenario import Context, FitResult, Frames
 
 
-def fit(parts: Frames, context: Mapping[str, pl.DataFrame], as_of: date, options: Options) -> FitResult:
+def fit(parts: Frames, context: Context, as_of: date, options: Options) -> FitResult:
     """The bundle from the parts of `preparation.prepare`.
 
     Each backtest origin is forecast by ensembles fitted to target weeks up to it. Its quantiles are then
@@ -69,9 +69,7 @@ def fit(parts: Frames, context: Mapping[str, pl.DataFrame], as_of: date, options
     )
 
 
-def candidates(
-    parts: Mapping[str, pl.DataFrame], context: Mapping[str, pl.DataFrame], options: Options
-) -> pl.DataFrame:
+def candidates(parts: Mapping[str, pl.DataFrame], context: Context, options: Options) -> pl.DataFrame:
     """Backtest forecasts of every candidate, before calibration: rows with `rung` and the quantiles in units."""
     learn = partial(
         ensembles.fit,

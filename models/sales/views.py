@@ -11,6 +11,7 @@ from models.sales.events import EventsOfKeys
 from models.sales.neighbours import PRICE
 from models.sales.panel import Panel, Shared, panel_of
 from models.sales.promotions import Others, Promotions, others, promotions
+from models.scenario import Context
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,7 @@ class View:
     events: EventsOfKeys | None
 
 
-def view_of(
-    panel: Panel, context: Mapping[str, pl.DataFrame], flags: Sequence[str], attributes: pl.DataFrame | None
-) -> View:
+def view_of(panel: Panel, context: Context, flags: Sequence[str], attributes: pl.DataFrame | None) -> View:
     """The inputs of the features of the panel's keys; `context` are the frames that every shard needs."""
     own = promotions(panel, flags)
     skus = panel.keys.select(pl.col("sku").unique().sort())

@@ -55,7 +55,7 @@ from models.scenario.ground_truth import (
     HasControlCharts,
     HasGroundTruth,
 )
-from models.scenario.inputs import AsOf, Frames, Table
+from models.scenario.inputs import AsOf, Context, Frames, Table
 from models.scenario.results import Event, File, FitResult, PublishedTable, Scores
 from models.scenario.run_view import RunView
 from models.scenario.searches import Search
@@ -65,6 +65,7 @@ __all__ = [
     "AsOf",
     "CatchesUp",
     "CompletesRows",
+    "Context",
     "ControlChart",
     "DerivesFromBundle",
     "DerivesTables",

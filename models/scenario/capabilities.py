@@ -8,7 +8,7 @@ import polars as pl
 
 from models.interchange import Interchange
 from models.page.blocks import Section
-from models.scenario.inputs import AsOf, Frames
+from models.scenario.inputs import AsOf, Context, Frames
 from models.scenario.results import Event, File
 from models.scenario.run_view import RunView
 from models.scenario.searches import Search
@@ -59,7 +59,7 @@ class ExplainsRows(ABC):
         self,
         model: Any,
         tables: Frames,
-        context: Mapping[str, pl.DataFrame],
+        context: Context,
         rows: pl.DataFrame,
         as_of: AsOf,
         options: Mapping[str, Any],
@@ -72,12 +72,7 @@ class ReportsGaps(ABC):
 
     @abstractmethod
     def gaps(
-        self,
-        tables: Frames,
-        context: Mapping[str, pl.DataFrame],
-        keys: pl.DataFrame,
-        as_of: AsOf,
-        options: Mapping[str, Any],
+        self, tables: Frames, context: Context, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
         """The gaps in the inputs for `keys`, and what the run does about them: a few lines in words, often none."""
 

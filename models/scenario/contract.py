@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from models.layouts import Layout
-from models.scenario.inputs import AsOf, Frames, Table
+from models.scenario.inputs import AsOf, Context, Frames, Table
 from models.scenario.results import File, FitResult, PublishedTable, Scores
 
 
@@ -79,12 +79,12 @@ class Scenario(ABC):
         """Small frames from all shards together that every shard needs, as known at `as_of`. By default none."""
         return {}
 
-    def context_notes(self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf) -> list[str]:
+    def context_notes(self, tables: Frames, context: Context, as_of: AsOf) -> list[str]:
         """Notes on what the `context` shows about the newest data. By default none."""
         return []
 
     def prepare_shard(
-        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+        self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         """The frames that one shard contributes to training, by name; frames of the same name are concatenated.
 
@@ -97,9 +97,7 @@ class Scenario(ABC):
         }
 
     @abstractmethod
-    def fit(
-        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
-    ) -> FitResult:
+    def fit(self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]) -> FitResult:
         """Backtest, estimators and calibration from the parts of all shards."""
 
     @abstractmethod
@@ -115,7 +113,7 @@ class Scenario(ABC):
         self,
         model: Any,
         tables: Frames,
-        context: Mapping[str, pl.DataFrame],
+        context: Context,
         keys: pl.DataFrame,
         as_of: AsOf,
         options: Mapping[str, Any],

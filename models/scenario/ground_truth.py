@@ -8,7 +8,7 @@ from typing import Any, Literal
 import polars as pl
 
 from models.scenario.contract import Scenario
-from models.scenario.inputs import AsOf, Frames
+from models.scenario.inputs import AsOf, Context, Frames
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,6 @@ class EvaluatesBundles(Scenario, HasGroundTruth):
 
     @abstractmethod
     def evaluate(
-        self,
-        model: Any,
-        tables: Frames,
-        context: Mapping[str, pl.DataFrame],
-        as_of: AsOf,
-        options: Mapping[str, Any],
+        self, model: Any, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
         """Judged rows of one shard from `score_from` to `score_to`, with the ground truth known at `as_of`."""

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Frames = Mapping[str, pl.LazyFrame]
 """Input tables by name; each lazy, already at its resolved version and cut to the shard."""
 
+Context = Mapping[str, pl.DataFrame]
+"""Small frames that every shard needs, by name; see `Scenario.context`."""
+
 AsOf = date | datetime
 
 

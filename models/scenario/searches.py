@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from models.scenario.inputs import AsOf, Frames
+from models.scenario.inputs import AsOf, Context, Frames
 from models.search import Space
 
 
@@ -29,7 +29,7 @@ class Search(ABC):
 
     @abstractmethod
     def prepare(
-        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+        self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         """The frames that one shard contributes to all trials, by name; they do not depend on the trials' values."""
 
@@ -39,6 +39,6 @@ class Search(ABC):
 
     @abstractmethod
     def losses(
-        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+        self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> Iterator[float]:
         """The loss of `options` at each fold, computed lazily from that fold and earlier ones."""

@@ -70,11 +70,7 @@ def derivation_notes(scenario: Scenario, run: Run) -> list[str]:
 
 
 def announce(
-    scenario: Scenario,
-    run: Run,
-    summary: Mapping[str, Any],
-    publication: Publication,
-    events: list[Event],
+    scenario: Scenario, run: Run, summary: Mapping[str, Any], publication: Publication, events: list[Event]
 ) -> None:
     """Create the Prefect artifacts of a published run, and emit its events and `almanac.<scenario>.published`.
 

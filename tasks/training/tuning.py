@@ -39,12 +39,7 @@ def search_of(scenario: Scenario) -> Search:
 
 @task(name="resolve-study")
 def resolve_study(
-    scenario: Scenario,
-    store: Store,
-    as_of: AsOf | None,
-    defaults: Mapping[str, Any],
-    seed: int,
-    at_once: int,
+    scenario: Scenario, store: Store, as_of: AsOf | None, defaults: Mapping[str, Any], seed: int, at_once: int
 ) -> Run:
     """The run that tunes on the newest tables, cut at `as_of`, with the champion's options, else `defaults`.
 
