@@ -18,6 +18,7 @@ from models.devices.rows import as_scores
 from models.devices.scoring import HOUR
 from models.page import blocks as page
 from models.page.blocks import Band, Block, Chart, Explorer, Figures, Grid, Line, Mark, Section, Text, Track
+from models.page.charts import axis, line
 from models.scenario import RunView
 
 ATTENTION = 100
@@ -145,10 +146,7 @@ def _timeline(view: _View) -> list[Block]:
             y += [row["device"], row["device"], None]
             text += [label, label, None]
         if x:
-            line = {"color": colour, "width": 9}
-            data.append(
-                {"type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "text": text, "line": line}
-            )
+            data.append(line(name, x, y, colour, width=9) | {"text": text})
     height = 140 + 18 * len(devices)
     order = {"type": "category", "categoryorder": "array", "categoryarray": devices[::-1], "automargin": True}
     layout = {"height": height, "yaxis": order, "hovermode": "closest", "xaxis": {"type": "date"}}
@@ -327,24 +325,14 @@ def _detectors(view: _View) -> list[Block]:
 def _rates(p_values: np.ndarray) -> Chart:
     share = [float((p_values <= alpha).mean()) for alpha in _CURVE]
     points = [(float(a), s) for a, s in zip(_CURVE, share, strict=True) if s > 0]
-    diagonal = {"color": page.MUTED, "width": 1.5, "dash": "dash"}
-    line = {"color": page.ACCENT, "width": 2}
-    axis = {"type": "log", "tickformat": ".2~%"}
+    x, y = zip(*points, strict=True) if points else ((), ())
     data = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "Promised",
-            "x": list(_CURVE),
-            "y": list(_CURVE),
-            "line": diagonal,
-        },
-        {"type": "scatter", "mode": "lines+markers", "name": "In the backtest", "line": line},
+        line("Promised", _CURVE, _CURVE, page.MUTED, "dash", width=1.5),
+        line("In the backtest", x, y, page.ACCENT, width=2) | {"mode": "lines+markers"},
     ]
-    data[1] |= {"x": [a for a, _ in points], "y": [s for _, s in points]}
     layout = {
-        "xaxis": {**axis, "title": {"text": "alpha"}},
-        "yaxis": {**axis, "title": {"text": "Share of readings called anomalies"}},
+        "xaxis": axis("alpha", type="log", tickformat=".2~%"),
+        "yaxis": axis("Share of readings called anomalies", type="log", tickformat=".2~%"),
     }
     return Chart({"data": data, "layout": layout}, "The share of readings called at each alpha")
 

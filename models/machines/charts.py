@@ -9,10 +9,12 @@ import polars as pl
 from models.machines.evaluation import average_precision, precision_recall, reliability
 from models.page import blocks as page
 from models.page.blocks import Chart
+from models.page.charts import axis, bars, line
 
 COLOURS = (page.ACCENT, page.SECOND, page.THIRD, page.MUTED)
 _POINTS = 200
 _FEW = 10
+_FEATURES = 12
 
 
 def span(hours: int) -> str:
@@ -26,37 +28,18 @@ def span(hours: int) -> str:
 
 def calibration(backtests: Mapping[int, pl.DataFrame]) -> Chart:
     """Observed share of failures by predicted probability, per horizon; `backtests` have probability and failed."""
-    data: list[dict[str, Any]] = [
-        {
-            **_line("as promised", [0, 1], [0, 1], page.MUTED),
-            "line": {"color": page.MUTED, "width": 1, "dash": "3px,3px"},
-            "hoverinfo": "skip",
-        }
-    ]
+    diagonal = line("as promised", [0, 1], [0, 1], page.MUTED, "3px,3px", width=1)
+    data: list[dict[str, Any]] = [diagonal | {"hoverinfo": "skip"}]
     for i, (hours, rows) in enumerate(backtests.items()):
         table = reliability(rows["probability"].to_numpy(), rows["failed"].to_numpy().astype(bool))
         table = table.filter(pl.col("rows") >= _FEW)
-        data.append(
-            {
-                **_line(
-                    f"within {span(hours)}",
-                    table["probability"].to_list(),
-                    table["share"].to_list(),
-                    COLOURS[i % 4],
-                ),
-                "mode": "lines+markers",
-                "marker": {"size": _sizes(table["rows"]), "color": COLOURS[i % 4]},
-                "text": [f"{n:,} rows" for n in table["rows"]],
-            }
-        )
+        trace = line(f"within {span(hours)}", table["probability"], table["share"], COLOURS[i % 4])
+        marker = {"size": _sizes(table["rows"]), "color": COLOURS[i % 4]}
+        text = [f"{n:,} rows" for n in table["rows"]]
+        data.append(trace | {"mode": "lines+markers", "marker": marker, "text": text})
     axes = {
-        "xaxis": {
-            "title": {"text": "Predicted probability"},
-            "tickformat": ".0%",
-            "range": [0, 1],
-            "type": "linear",
-        },
-        "yaxis": {"title": {"text": "Share that failed"}, "tickformat": ".0%", "range": [0, 1.02]},
+        "xaxis": axis("Predicted probability", tickformat=".0%", range=[0, 1], type="linear"),
+        "yaxis": axis("Share that failed", tickformat=".0%", range=[0, 1.02]),
     }
     caption = (
         "Observed share of failures by predicted probability, in ten bins; larger dots stand for more "
@@ -74,11 +57,11 @@ def curves(backtests: Mapping[int, pl.DataFrame]) -> Chart:
         precision, recall, threshold = precision_recall(p, is_failure)
         some = np.unique(np.linspace(0, len(recall) - 1, min(_POINTS, len(recall))).astype(int))
         name = f"within {span(hours)}, average precision {average_precision(p, is_failure):.2f}"
-        trace = _line(name, recall[some].tolist(), precision[some].tolist(), COLOURS[i % 4])
+        trace = line(name, recall[some].tolist(), precision[some].tolist(), COLOURS[i % 4])
         data.append({**trace, "text": [f"threshold {t:.3f}" for t in threshold[some]]})
     axes = {
-        "xaxis": {"title": {"text": "Recall"}, "tickformat": ".0%", "range": [0, 1.01], "type": "linear"},
-        "yaxis": {"title": {"text": "Precision"}, "tickformat": ".0%", "range": [0, 1.02]},
+        "xaxis": axis("Recall", tickformat=".0%", range=[0, 1.01], type="linear"),
+        "yaxis": axis("Precision", tickformat=".0%", range=[0, 1.02]),
     }
     caption = (
         "Rows of the backtest, all components together: the share of the rows above a threshold that failed "
@@ -87,7 +70,7 @@ def curves(backtests: Mapping[int, pl.DataFrame]) -> Chart:
     return Chart({"data": data, "layout": {**axes, "hovermode": "closest"}}, caption)
 
 
-def importance(metrics: pl.DataFrame, hours: Sequence[int], most: int = 12) -> Chart | None:
+def importance(metrics: pl.DataFrame, hours: Sequence[int]) -> Chart | None:
     """The most important features, as the mean over the components, per horizon; None if importance is unknown."""
     shares = []
     for horizon in hours:
@@ -103,18 +86,15 @@ def importance(metrics: pl.DataFrame, hours: Sequence[int], most: int = 12) -> C
         .agg(pl.col("share").sum())
         .sort("share", "value_of_slice", descending=[True, False])
     )
-    names = top["value_of_slice"].head(most).to_list()[::-1]
+    names = top["value_of_slice"].head(_FEATURES).to_list()[::-1]
     data = []
     for i, horizon in enumerate(hours):
         of = dict(table.filter(horizon=horizon).select("value_of_slice", "share").iter_rows())
-        bar = {"type": "bar", "orientation": "h", "name": f"within {span(horizon)}"}
-        x = [of.get(name, 0.0) for name in names]
-        data.append(
-            {**bar, "x": x, "y": [feature_label(n) for n in names], "marker": {"color": COLOURS[i % 4]}}
-        )
+        x, y = [of.get(name, 0.0) for name in names], [feature_label(name) for name in names]
+        data.append(bars(f"within {span(horizon)}", x, y, COLOURS[i % 4]) | {"orientation": "h"})
     layout = {
         "height": 130 + 34 * len(names),
-        "xaxis": {"title": {"text": "Share of the total importance"}, "tickformat": ".0%", "type": "linear"},
+        "xaxis": axis("Share of the total importance", tickformat=".0%", type="linear"),
         "yaxis": {"type": "category", "automargin": True},
     }
     return Chart({"data": data, "layout": layout}, "The most important features, mean over the components")
@@ -130,11 +110,6 @@ def feature_label(feature: str) -> str:
     if words[-1][:-1].isdigit() and words[-1].endswith("h"):
         words[-1] = f"{words[-1][:-1]} h"
     return " ".join(words)
-
-
-def _line(name: str, x: Sequence[float], y: Sequence[float], colour: str) -> dict[str, Any]:
-    line = {"color": colour, "width": 1.75}
-    return {"type": "scatter", "mode": "lines", "name": name, "x": [*x], "y": [*y], "line": line}
 
 
 def _sizes(rows: pl.Series) -> list[float]:

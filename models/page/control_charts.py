@@ -8,6 +8,7 @@ import polars as pl
 from models.control import BACKTEST, FALSE_ALARMS, newest
 from models.page import blocks as page
 from models.page.blocks import Block, Chart, Grid, Section, Text
+from models.page.charts import axis, dots, line
 from models.scenario import ControlChart
 
 POINTS = 60
@@ -22,14 +23,9 @@ def sections(charts: Mapping[str, ControlChart], control: pl.DataFrame) -> list[
     blocks: list[Block] = [Text(_summary(latest))]
     for (name, series), points in control.group_by("chart", "series", maintain_order=True):
         blocks.append(_chart(charts[str(name)], str(series), points.sort("period").tail(POINTS)))
-    labels = {
-        "series": "Series",
-        "period": "Period",
-        "value": "Value",
-        "low": "Lower limit",
-        "centre": "Centre",
-    }
-    labels |= {"high": "Upper limit", "baseline": "Points before", "verdict": "Verdict"}
+    others = {"low": "Lower limit", "high": "Upper limit", "baseline": "Points before"}
+    columns = ("series", "period", "value", "low", "centre", "high", "baseline", "verdict")
+    labels = {name: others.get(name, name.capitalize()) for name in columns}
     if latest.height:
         grid = latest.select(pl.col(name).alias(label) for name, label in labels.items())
         blocks.append(Grid(grid, "The newest point of each series."))
@@ -70,39 +66,19 @@ def _chart(chart: ControlChart, series: str, points: pl.DataFrame) -> Chart:
     ):
         of = points.filter(which)
         if of.height:
-            data.append(_marks(label, of, colour, symbol, chart.format))
+            marks = dots(label, of["period"], of["value"], colour, symbol=symbol, size=8)
+            hover = f"%{{x}}: %{{y:{chart.format}}}, %{{text}}<extra></extra>"
+            data.append(marks | {"text": of["verdict"].to_list(), "hovertemplate": hover})
     layout = {
         "height": 260,
         "showlegend": False,
         "xaxis": {"type": "date"},
-        "yaxis": {"title": {"text": chart.label}, "rangemode": "tozero", "tickformat": chart.format},
+        "yaxis": axis(chart.label, rangemode="tozero", tickformat=chart.format),
     }
     return Chart({"data": data, "layout": layout}, f"{chart.label}, {series}, by {chart.every}.")
 
 
 def _limit(name: str, x: list[Any], values: pl.Series, dash: str, *, fill: bool = False) -> dict[str, Any]:
-    line = {"color": page.MUTED, "width": 0 if dash == "0px" else 1, "dash": dash, "shape": "hvh"}
-    trace = {
-        "type": "scatter",
-        "mode": "lines",
-        "name": name,
-        "x": x,
-        "y": values.to_list(),
-        "line": line,
-        "hoverinfo": "skip",
-        "showlegend": name != "limit",
-    }
+    trace = line(name, x, values, page.MUTED, dash, width=0 if dash == "0px" else 1, shape="hvh")
+    trace |= {"hoverinfo": "skip", "showlegend": name != "limit"}
     return trace | ({"fill": "tonexty", "fillcolor": page.OUTER} if fill else {})
-
-
-def _marks(name: str, points: pl.DataFrame, colour: str, symbol: str, form: str) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": name,
-        "x": points["period"].to_list(),
-        "y": points["value"].to_list(),
-        "text": points["verdict"].to_list(),
-        "hovertemplate": f"%{{x}}: %{{y:{form}}}, %{{text}}<extra></extra>",
-        "marker": {"color": colour, "symbol": symbol, "size": 8},
-    }

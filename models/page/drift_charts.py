@@ -5,6 +5,7 @@ import polars as pl
 from models.drift import Rule
 from models.page import blocks as page
 from models.page.blocks import Block, Chart, Grid, Section, Text
+from models.page.charts import axis, line
 
 AS_OF = "as_of"
 DRAWN = 4
@@ -70,29 +71,18 @@ def _course(drift: pl.DataFrame, latest: pl.DataFrame) -> list[Block]:
         return []
     times = drift[AS_OF].unique().sort().tail(CYCLES)
     recent = drift.filter(pl.col(AS_OF).is_in(times.implode()), pl.col("limit") > 0).sort(AS_OF)
-    data = [
-        _line(name, recent.filter(feature=name), colour)
-        for name, colour in zip(features, _COLOURS, strict=False)
-    ]
+    data = []
+    for name, colour in zip(features, _COLOURS, strict=False):
+        lines = recent.filter(feature=name)
+        trace = line(name, lines[AS_OF], lines["psi"] / lines["limit"], colour, width=2)
+        data.append(trace | {"mode": "lines+markers", "hovertemplate": "%{x}: %{y:.2f}<extra></extra>"})
     limit = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 1, "y1": 1}
     layout = {
         "height": 300,
         "showlegend": False,
         "xaxis": {"type": "date"},
-        "yaxis": {"title": {"text": "PSI over its limit"}, "rangemode": "tozero"},
+        "yaxis": axis("PSI over its limit", rangemode="tozero"),
         "shapes": [limit | {"line": {"color": page.ALERT, "width": 1, "dash": "4px,3px"}}],
     }
     note = f"The features that moved furthest. Above 1 twice in a row is an alarm; above {Rule.far:g}, once is enough."
     return [Chart({"data": data, "layout": layout}, note)]
-
-
-def _line(name: str, lines: pl.DataFrame, colour: str) -> dict[str, object]:
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": name,
-        "x": lines[AS_OF].to_list(),
-        "y": (lines["psi"] / lines["limit"]).to_list(),
-        "hovertemplate": "%{x}: %{y:.2f}<extra></extra>",
-        "line": {"color": colour, "width": 2},
-    }

@@ -9,6 +9,7 @@ import polars as pl
 
 from models.page import blocks as page
 from models.page.blocks import Block, Chart, Figures, Grid, Section, Text
+from models.page.charts import axis, bars, dots, line
 
 _SLICES = 4
 _TRIALS = 20
@@ -66,16 +67,11 @@ def _verdict(view: StudyView) -> list[Block]:
 
 def _by_fold(view: StudyView) -> Chart:
     names = [*view.folds[:-1], f"{view.folds[-1]} (unseen)"]
-    pairs = (("before", view.before, page.MUTED), ("after", view.after, page.ACCENT))
     data = [
-        {"type": "bar", "name": name, "x": names, "y": [*losses], "marker": {"color": colour}}
-        for name, losses, colour in pairs
+        bars("before", names, view.before, page.MUTED),
+        bars("after", names, view.after, page.ACCENT),
     ]
-    layout = {
-        "xaxis": {"type": "category", "title": {"text": "Fold"}},
-        "yaxis": {"title": {"text": "Loss"}},
-        "hovermode": "x",
-    }
+    layout = {"xaxis": axis("Fold", type="category"), "yaxis": axis("Loss"), "hovermode": "x"}
     caption = (
         "The loss by which bundles are compared, fold by fold. The last fold took no part in the search."
     )
@@ -98,21 +94,12 @@ def _choices(view: StudyView) -> list[Block]:
 
 def _importance(ranking: pl.DataFrame) -> Chart:
     rows = ranking.reverse()
-    bar = {
-        "type": "bar",
-        "orientation": "h",
-        "name": "importance",
-        "x": rows["importance"].to_list(),
-        "y": [name.replace("_", " ") for name in rows["choice"]],
-        "marker": {"color": page.ACCENT},
-    }
+    names = [name.replace("_", " ") for name in rows["choice"]]
+    bar = bars("importance", rows["importance"], names, page.ACCENT) | {"orientation": "h"}
+    title = "Share of the difference between the best and all trials"
     layout = {
         "height": 130 + 26 * rows.height,
-        "xaxis": {
-            "title": {"text": "Share of the difference between the best and all trials"},
-            "tickformat": ".0%",
-            "type": "linear",
-        },
+        "xaxis": axis(title, tickformat=".0%", type="linear"),
         "yaxis": {"type": "category", "automargin": True},
     }
     caption = (
@@ -127,61 +114,32 @@ def _slice(view: StudyView, name: str) -> Chart:
     numbers = rows[name].cast(pl.Float64, strict=False)
     numeric = numbers.null_count() == 0
     kind = "category" if not numeric else "log" if name in view.logarithmic else "linear"
-    dots = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "complete trials",
-        "x": numbers.to_list() if numeric else rows[name].to_list(),
-        "y": rows["loss"].to_list(),
-        "text": [f"trial {number}" for number in rows["number"]],
-        "marker": {"color": page.ACCENT, "size": 7, "opacity": 0.7},
-    }
+    values = numbers if numeric else rows[name]
+    trials = dots("complete trials", values, rows["loss"], page.ACCENT, opacity=0.7)
+    trials["text"] = [f"trial {number}" for number in rows["number"]]
     layout = {
         "height": 280,
-        "xaxis": {"title": {"text": name.replace("_", " ")}, "type": kind},
-        "yaxis": {"title": {"text": "Loss"}},
+        "xaxis": axis(name.replace("_", " "), type=kind),
+        "yaxis": axis("Loss"),
         "hovermode": "closest",
         "showlegend": False,
     }
-    return Chart({"data": [dots], "layout": layout})
+    return Chart({"data": [trials], "layout": layout})
 
 
 def _history(view: StudyView) -> Chart:
     complete = view.trials.filter(state="complete").sort("number")
     pruned = view.trials.filter(state="pruned").sort("number")
-    best = {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "best so far",
-        "x": complete["number"].to_list(),
-        "y": complete["loss"].cum_min().to_list(),
-        "line": {"color": page.INK, "width": 1.75, "shape": "hv"},
-    }
     data = [
-        _dots("complete", complete, page.ACCENT, "circle"),
-        _dots("given up early", pruned, page.MUTED, "x"),
-        best,
+        dots("complete", complete["number"], complete["loss"], page.ACCENT, symbol="circle"),
+        dots("given up early", pruned["number"], pruned["loss"], page.MUTED, symbol="x"),
+        line("best so far", complete["number"], complete["loss"].cum_min(), page.INK, shape="hv"),
     ]
-    layout = {
-        "xaxis": {"title": {"text": "Trial"}, "type": "linear"},
-        "yaxis": {"title": {"text": "Loss"}},
-        "hovermode": "closest",
-    }
+    layout = {"xaxis": axis("Trial", type="linear"), "yaxis": axis("Loss"), "hovermode": "closest"}
     caption = (
         "The mean loss over the folds that a trial reached; if it was given up early, over its first folds."
     )
     return Chart({"data": data, "layout": layout}, caption)
-
-
-def _dots(name: str, rows: pl.DataFrame, colour: str, symbol: str) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": name,
-        "x": rows["number"].to_list(),
-        "y": rows["loss"].to_list(),
-        "marker": {"color": colour, "size": 7, "symbol": symbol},
-    }
 
 
 def _best(view: StudyView) -> Grid:

@@ -7,7 +7,7 @@ import polars as pl
 
 from models.page import blocks as page
 from models.page.blocks import Block, Chart, Grid, Text
-from models.sales.charts import chart, line
+from models.page.charts import chart, line
 
 BASELINES = {"naive": "Naive (last week)", "seasonal_naive": "Seasonal naive (last year)"}
 
@@ -83,23 +83,23 @@ def _against(gain: float, naive: str) -> str:
 
 
 def _loss_by_step(steps: pl.DataFrame) -> Chart:
-    x = steps["value_of_slice"].to_list()
-    data = [line("This bundle", x, steps["pinball"].to_list(), page.ACCENT)]
+    x = steps["value_of_slice"]
+    data = [line("This bundle", x, steps["pinball"], page.ACCENT)]
     colours = {"naive": page.MUTED, "seasonal_naive": page.SECOND}
     for name, label in BASELINES.items():
         if f"pinball_{name}" in steps.columns:
-            data.append(line(label, x, steps[f"pinball_{name}"].to_list(), colours[name]))
+            data.append(line(label, x, steps[f"pinball_{name}"], colours[name]))
     return chart(
         data, "Pinball loss by step; lower is better.", "Pinball loss per unit sold", _steps_axis(zero=True)
     )
 
 
 def _coverage_by_step(steps: pl.DataFrame) -> Chart:
-    x, data = steps["value_of_slice"].to_list(), []
+    x, data = steps["value_of_slice"], []
     colours = [page.ACCENT, page.SECOND, page.THIRD]
     for i, (name, label) in enumerate(_coverages(steps).items()):
         colour, nominal = colours[i % 3], int(name.removeprefix("coverage_")) / 100
-        data.append(line(f"{label} band", x, steps[name].to_list(), colour))
+        data.append(line(f"{label} band", x, steps[name], colour))
         promise = line(f"promised {label}", x, [nominal] * len(x), colour, "2px,3px")
         data.append(promise | {"showlegend": False, "hoverinfo": "skip"})
     layout = _steps_axis(zero=False)

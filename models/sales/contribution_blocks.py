@@ -4,7 +4,7 @@ import polars as pl
 
 from models.page import blocks as page
 from models.page.blocks import Block, Grid, Text
-from models.sales.charts import chart, line
+from models.page.charts import bars, chart, line
 from models.sales.explanations import GROUPS
 from models.sales.panel import KEY
 
@@ -55,17 +55,14 @@ def contribution_blocks(lines: pl.DataFrame) -> list[Block]:
 
 def _bars(lines: pl.DataFrame, groups: list[str]) -> Block:
     """The weeks of one key: the contribution of each group, and the median minus the level."""
-    weeks = lines["week"].to_list()
+    weeks = lines["week"]
     rest = [name for name in groups if name not in COLOURS]
-    bars = {in_title(name): (colour, lines[name]) for name, colour in COLOURS.items() if name in groups}
-    if rest:
-        bars["Rest"] = (page.MUTED, lines.select(pl.sum_horizontal(rest)).to_series())
     data = [
-        {"type": "bar", "name": name, "x": weeks, "y": values.to_list(), "marker": {"color": colour}}
-        for name, (colour, values) in bars.items()
+        bars(in_title(name), weeks, lines[name], colour) for name, colour in COLOURS.items() if name in groups
     ]
-    difference = (lines["median"] - lines["level"]).to_list()
-    data.append(line("Median less level", weeks, difference, page.INK))
+    if rest:
+        data.append(bars("Rest", weeks, lines.select(pl.sum_horizontal(rest)).to_series(), page.MUTED))
+    data.append(line("Median less level", weeks, lines["median"] - lines["level"], page.INK))
     sku, store, level = lines.select("sku", "store", "level").row(0)
     caption = f"SKU {sku} in store {store}: contributions to its level of {page.compact(level)} units, week by week."
     layout = {"barmode": "relative", "yaxis": {"rangemode": "normal"}}

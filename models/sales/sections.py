@@ -8,8 +8,8 @@ import polars as pl
 
 from models.page import blocks as page
 from models.page.blocks import Band, Block, Explorer, Figures, Grid, Line, Mark, Section, Text, Track
+from models.page.charts import area, chart, line
 from models.sales import accuracy
-from models.sales.charts import chart, line
 from models.sales.contribution_blocks import contribution_blocks
 from models.sales.totals import TOTAL
 from models.scenario import RunView
@@ -183,26 +183,22 @@ def _total(view: _View) -> list[Block]:
         return []
     since = view.as_of - timedelta(weeks=TOTAL_WEEKS)
     sales = _weekly(view.history.filter(pl.col("week") > since), ["units"])
-    data = [line("Sold", sales["week"].to_list(), sales["units"].to_list(), page.INK)]
+    data = [line("Sold", sales["week"], sales["units"], page.INK)]
     caption = "Units per week over all SKU-store pairs: sold, and "
     ahead = view.totals.filter(pl.col("weeks") == 1)
     if ahead.height:
-        areas = [_area(ahead, band, at) for at, band in enumerate(view.bands)]
-        median = line(
-            "Median of the total",
-            ahead["week"].to_list(),
-            ahead[view.median].to_list(),
-            page.MEDIAN,
-            "5px,3px",
-        )
+        colours = (page.OUTER, *[page.INNER] * len(view.bands))
+        areas = [
+            area(f"{band.label} of the total", ahead["week"], ahead[band.low], ahead[band.high], colour)
+            for band, colour in zip(view.bands, colours, strict=False)
+        ]
+        median = line("Median of the total", ahead["week"], ahead[view.median], page.MEDIAN, "5px,3px")
         return [
             chart([*areas, *data, median], caption + "the forecast of the total.", "Units per week"),
             _totals(view),
         ]
     ahead = _weekly(view.run.published_rows, [view.median])
-    data.append(
-        line("Sum of medians", ahead["week"].to_list(), ahead[view.median].to_list(), page.MEDIAN, "5px,3px")
-    )
+    data.append(line("Sum of medians", ahead["week"], ahead[view.median], page.MEDIAN, "5px,3px"))
     note = (
         "If demand is skewed, a sum of medians lies below the expected total. There is no band: quantiles do not "
         "add up, and this run published no totals. "
@@ -211,14 +207,6 @@ def _total(view: _View) -> list[Block]:
         chart(data, caption + "the sum of the median forecasts.", "Units per week"),
         Text(note + _total_error(view)),
     ]
-
-
-def _area(totals: pl.DataFrame, band: Band, at: int) -> dict[str, object]:
-    """The band of the totals as a shaded area, the outermost (`at` 0) the lightest."""
-    weeks, low, high = (totals[name].to_list() for name in ("week", band.low, band.high))
-    colour = page.INNER if at else page.OUTER
-    area = line(f"{band.label} of the total", weeks + weeks[::-1], high + low[::-1], colour)
-    return area | {"fill": "toself", "fillcolor": colour, "hoverinfo": "skip", "legendrank": 1}
 
 
 def _totals(view: _View) -> Text:

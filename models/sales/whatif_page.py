@@ -7,7 +7,7 @@ import polars as pl
 
 from models.page import blocks as page
 from models.page.blocks import Band, Explorer, Figures, Grid, Line, Section, Text, Track
-from models.sales.charts import chart, line
+from models.page.charts import area, chart, line
 from models.sales.panel import KEY
 from models.sales.sections import quantile_columns
 from models.sales.whatif import summed
@@ -77,10 +77,9 @@ def _whole(bands: pl.DataFrame) -> dict[str, str]:
 
 def _weeks(lines: pl.DataFrame, bands: pl.DataFrame) -> page.Block:
     weeks = summed(lines, ["week"])
-    at = weeks["week"].to_list()
     data = [
-        line("Stored plan", at, weeks["stored"].to_list(), page.MUTED, "5px,3px"),
-        line("Changed plan", at, weeks["changed"].to_list(), page.MEDIAN),
+        line("Stored plan", weeks["week"], weeks["stored"], page.MUTED, "5px,3px"),
+        line("Changed plan", weeks["week"], weeks["changed"], page.MEDIAN),
     ]
     caption = "Sum of the median forecasts of these pairs, with both plans."
     single = bands.filter(plan="changed", weeks=1)
@@ -88,11 +87,7 @@ def _weeks(lines: pl.DataFrame, bands: pl.DataFrame) -> page.Block:
         quantiles = quantile_columns(bands.columns)
         low, high = next(iter(quantiles)), list(quantiles)[-1]
         span = f"{quantiles[low]:g}–{quantiles[high]:g}%"
-        there, lows, highs = (single[name].to_list() for name in ("week", low, high))
-        area = line(f"Changed plan, {span}", there + there[::-1], highs + lows[::-1], page.OUTER)
-        data.insert(
-            0, area | {"fill": "toself", "fillcolor": page.OUTER, "hoverinfo": "skip", "legendrank": 1}
-        )
+        data.insert(0, area(f"Changed plan, {span}", single["week"], single[low], single[high], page.OUTER))
         caption += f" The area is the {span} band of the total with the changed plan."
     return chart(data, caption, "Units per week")
 
