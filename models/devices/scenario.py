@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 
@@ -22,6 +22,7 @@ from models.devices import (
 from models.devices import backtest as backtests
 from models.devices.channels import CHANNELS
 from models.devices.contracts import JOINT_TAG, KEY
+from models.devices.ground_truth import CHARTS, GROUND_TRUTH
 from models.devices.layouts import LAYOUTS
 from models.devices.model import Model
 from models.devices.options import Options, moment_of
@@ -29,21 +30,16 @@ from models.devices.rows import SCORES, as_scores
 from models.devices.search import DevicesSearch
 from models.devices.tables import TABLES
 from models.errors import ContractError
-from models.interchange import Interchange
-from models.layouts import Layout
 from models.page.blocks import Section
 from models.scenario import (
     AsOf,
     CatchesUp,
     Context,
-    ControlChart,
     DerivesTables,
     EmitsEvents,
     Event,
-    File,
     FitResult,
     Frames,
-    GroundTruth,
     HasControlCharts,
     HasEstimators,
     HasPage,
@@ -53,7 +49,6 @@ from models.scenario import (
     RunView,
     Scenario,
     Scores,
-    Table,
     WatchesInputs,
 )
 from models.times import end_of, start_of
@@ -82,22 +77,17 @@ class Devices(
 
     name: str = "devices"
     key: tuple[str, ...] = KEY
-
-    @property
-    def tables(self) -> Mapping[str, Table]:
-        return TABLES
-
-    @property
-    def fixed_options(self) -> Mapping[str, Any]:
-        return {"interval": Options.interval}
-
-    @property
-    def layouts(self) -> Mapping[str, Layout]:
-        return LAYOUTS
-
-    @property
-    def cadence(self) -> timedelta:
-        return HOUR
+    tables = TABLES
+    fixed_options: ClassVar[Mapping[str, Any]] = {"interval": Options.interval}
+    layouts = LAYOUTS
+    cadence = HOUR
+    derived_tables = ("incidents", "levels")
+    search = DevicesSearch()
+    load = staticmethod(Model.of)
+    estimate = staticmethod(interchange.estimate)
+    interchange = staticmethod(interchange.interchange)
+    ground_truth = GROUND_TRUTH
+    charts = CHARTS
 
     def published_table(self, options: Mapping[str, Any]) -> PublishedTable:
         return PublishedTable("scores", SCORES, (*KEY, "time"))
@@ -177,17 +167,6 @@ class Devices(
             notes=notes,
         )
 
-    def load(self, files: Mapping[str, File]) -> Model:
-        return Model.of(files)
-
-    def estimate(self, model: Model, rows: pl.DataFrame) -> pl.DataFrame:
-        """See `models.devices.interchange.estimate`."""
-        return interchange.estimate(model, rows)
-
-    def interchange(self, model: Model) -> Interchange:
-        """See `models.devices.interchange.interchange`."""
-        return interchange.interchange(model)
-
     def rebacktest(
         self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
     ) -> tuple[float, float, int] | None:
@@ -226,10 +205,6 @@ class Devices(
         until = moment_of(as_of)
         faults = training.labelled_faults(tables, until)
         return scoring.score(model, tables["readings"], keys, until, settings, faults)
-
-    @property
-    def derived_tables(self) -> tuple[str, ...]:
-        return ("incidents", "levels")
 
     def derive(
         self, rows: pl.LazyFrame, earlier: Frames, tables: Frames, as_of: AsOf, options: Mapping[str, Any]
@@ -283,18 +258,6 @@ class Devices(
         from models.devices.sections import sections
 
         return sections(run)
-
-    @property
-    def search(self) -> DevicesSearch:
-        return DevicesSearch()
-
-    @property
-    def ground_truth(self) -> GroundTruth:
-        return ground_truth.GROUND_TRUTH
-
-    @property
-    def charts(self) -> Mapping[str, ControlChart]:
-        return ground_truth.CHARTS
 
     def judge(
         self, published_rows: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]

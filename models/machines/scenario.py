@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 
 from models.errors import ContractError
-from models.interchange import Interchange
-from models.layouts import Layout
 from models.machines import (
     alarms,
     evaluation,
@@ -32,6 +30,7 @@ from models.machines.findings import (
     summary,
     without_component,
 )
+from models.machines.ground_truth import CHARTS, GROUND_TRUTH
 from models.machines.labels import OBSERVED
 from models.machines.layouts import LAYOUTS
 from models.machines.options import Options, moment
@@ -42,15 +41,12 @@ from models.scenario import (
     AsOf,
     CompletesRows,
     Context,
-    ControlChart,
     DerivesTables,
     EmitsEvents,
     EvaluatesBundles,
     Event,
-    File,
     FitResult,
     Frames,
-    GroundTruth,
     HasControlCharts,
     HasEstimators,
     HasPage,
@@ -60,7 +56,6 @@ from models.scenario import (
     ReportsGaps,
     RunView,
     Scores,
-    Table,
     WatchesInputs,
 )
 
@@ -91,20 +86,19 @@ class Machines(
     name: str = "machines"
     key: tuple[str, ...] = scoring.KEY
     bundle_evaluations: str = "bundle_evaluations"
-
-    @property
-    def tables(self) -> Mapping[str, Table]:
-        return TABLES
-
-    @property
-    def fixed_options(self) -> Mapping[str, Any]:
-        """Whether the times of telemetry in sources mark start or end; set by the first ingest for all later ones."""
-        return {"telemetry_marks": "end"}
-
-    @property
-    def derived_tables(self) -> tuple[str, ...]:
-        """The alarms, and the published risks: a page also shows those of earlier runs."""
-        return ("risks", "alarms")
+    tables = TABLES
+    fixed_options: ClassVar[Mapping[str, Any]] = {"telemetry_marks": "end"}
+    """Whether the times of telemetry in sources mark start or end; set by the first ingest for all later ones."""
+    derived_tables = ("risks", "alarms")
+    """The alarms, and the published risks: a page also shows those of earlier runs."""
+    layouts = LAYOUTS
+    cadence = timedelta(days=1)
+    ground_truth = GROUND_TRUTH
+    charts = CHARTS
+    search = MachinesSearch()
+    load = staticmethod(risks.load)
+    estimate = staticmethod(interchange.estimate)
+    interchange = staticmethod(interchange.interchange)
 
     def derive(
         self, rows: pl.LazyFrame, earlier: Frames, tables: Frames, as_of: AsOf, options: Mapping[str, Any]
@@ -117,14 +111,6 @@ class Machines(
             last = past.select(pl.col("as_of").max()).collect().item()
             previous = None if last is None else past.filter(pl.col("as_of") == last).collect()
         return {"alarms": alarms.alarms(now, previous, moment(as_of), Options.of(options))}
-
-    @property
-    def layouts(self) -> Mapping[str, Layout]:
-        return LAYOUTS
-
-    @property
-    def cadence(self) -> timedelta:
-        return timedelta(days=1)
 
     def published_table(self, options: Mapping[str, Any]) -> PublishedTable:
         return PublishedTable("risks", scoring.RISKS, ("machine_id", "component", "time", "horizon_hours"))
@@ -185,17 +171,6 @@ class Machines(
     def fit(self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]) -> FitResult:
         words = Vocabulary.of_frame(context["vocabulary"])
         return training.fit(parts["rows"], words, context["observed"], _options(context, options))
-
-    def load(self, files: Mapping[str, File]) -> risks.Model:
-        return risks.load(files)
-
-    def estimate(self, model: risks.Model, rows: pl.DataFrame) -> pl.DataFrame:
-        """See `models.machines.interchange.estimate`."""
-        return interchange.estimate(model, rows)
-
-    def interchange(self, model: risks.Model) -> Interchange:
-        """See `models.machines.interchange.interchange`."""
-        return interchange.interchange(model)
 
     def rebacktest(
         self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
@@ -312,14 +287,6 @@ class Machines(
         hours = rows.select("machine_id", "time", OBSERVED)
         return judged_rows.join(hours, on=["machine_id", "time"], how="left", maintain_order="left")
 
-    @property
-    def ground_truth(self) -> GroundTruth:
-        return ground_truth.GROUND_TRUTH
-
-    @property
-    def charts(self) -> Mapping[str, ControlChart]:
-        return ground_truth.CHARTS
-
     def judge(
         self, published_rows: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
@@ -356,10 +323,6 @@ class Machines(
         from models.machines.sections import sections
 
         return sections(run)
-
-    @property
-    def search(self) -> MachinesSearch:
-        return MachinesSearch()
 
 
 def _options(context: Context, options: Mapping[str, Any]) -> Options:

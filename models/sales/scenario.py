@@ -7,8 +7,6 @@ from typing import Any
 
 import polars as pl
 
-from models.interchange import Interchange
-from models.layouts import Layout
 from models.page.blocks import Section
 from models.sales import (
     assortment,
@@ -31,6 +29,7 @@ from models.sales.calendar import incomplete_weeks, resolve_as_of
 from models.sales.contracts import TABLES
 from models.sales.covariates import joined
 from models.sales.gaps import other_scales, plan_gaps
+from models.sales.ground_truth import CHARTS, GROUND_TRUTH
 from models.sales.layouts import LAYOUTS
 from models.sales.model import Model, load
 from models.sales.options import Options, quantile_column
@@ -39,13 +38,11 @@ from models.sales.search import SalesSearch
 from models.scenario import (
     AsOf,
     Context,
-    ControlChart,
     DerivesFromBundle,
     ExplainsRows,
     File,
     FitResult,
     Frames,
-    GroundTruth,
     HasControlCharts,
     HasEstimators,
     HasPage,
@@ -56,7 +53,6 @@ from models.scenario import (
     RunView,
     Scenario,
     Scores,
-    Table,
     WatchesInputs,
 )
 
@@ -78,18 +74,16 @@ class Sales(
 
     name: str = "sales"
     key: tuple[str, ...] = KEY
-
-    @property
-    def tables(self) -> Mapping[str, Table]:
-        return TABLES
-
-    @property
-    def layouts(self) -> Mapping[str, Layout]:
-        return LAYOUTS
-
-    @property
-    def cadence(self) -> timedelta:
-        return timedelta(weeks=1)
+    tables = TABLES
+    layouts = LAYOUTS
+    cadence = timedelta(weeks=1)
+    derived_tables = ("totals",)
+    ground_truth = GROUND_TRUTH
+    charts = CHARTS
+    search = SalesSearch()
+    load = staticmethod(load)
+    estimate = staticmethod(interchange.estimate)
+    interchange = staticmethod(interchange.interchange)
 
     def published_table(self, options: Mapping[str, Any]) -> PublishedTable:
         quantiles = dict.fromkeys(Options.of(options).columns, pl.Float64)
@@ -149,17 +143,6 @@ class Sales(
     def fit(self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]) -> FitResult:
         return training.fit(parts, context, as_of, Options.of(options))
 
-    def load(self, files: Mapping[str, File]) -> Model:
-        return load(files)
-
-    def estimate(self, model: Model, rows: pl.DataFrame) -> pl.DataFrame:
-        """See `models.sales.interchange.estimate`."""
-        return interchange.estimate(model, rows)
-
-    def interchange(self, model: Model) -> Interchange:
-        """See `models.sales.interchange.interchange`."""
-        return interchange.interchange(model)
-
     def rebacktest(
         self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
     ) -> tuple[float, float, int] | None:
@@ -188,10 +171,6 @@ class Sales(
     ) -> Scores:
         tables = _as_learnt(tables, as_of, model, context)
         return scoring.score(model, tables, context, keys, as_of, Options.of(options))
-
-    @property
-    def derived_tables(self) -> tuple[str, ...]:
-        return ("totals",)
 
     def derive_from_bundle(
         self,
@@ -247,14 +226,6 @@ class Sales(
 
         return sections(run)
 
-    @property
-    def ground_truth(self) -> GroundTruth:
-        return ground_truth.GROUND_TRUTH
-
-    @property
-    def charts(self) -> Mapping[str, ControlChart]:
-        return ground_truth.CHARTS
-
     def judge(
         self, published_rows: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
@@ -274,10 +245,6 @@ class Sales(
 
     def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         return ground_truth.tallies(backtest.collect(), Options.of(options))
-
-    @property
-    def search(self) -> SalesSearch:
-        return SalesSearch()
 
 
 def _as_learnt(tables: Frames, as_of: AsOf, model: Model, context: Context) -> Frames:
