@@ -21,12 +21,12 @@ from deployments.connections import findings
 from deployments.declarations import PREFECT_FILE, declaration
 from deployments.differences import (
     GONE,
+    SCHEDULE,
+    TRIGGER,
     Difference,
     deployments_by_name,
     differences,
-    remove_deployments,
-    remove_schedules,
-    remove_triggers,
+    remove,
 )
 from deployments.environment import PROJECT, VARIABLES, environment
 from deployments.local import Local
@@ -83,7 +83,7 @@ def deploy(prefect_file: File = PREFECT_FILE) -> int:
         for name, action in apply_queues(client, pool, values["ALMANAC_POOL_TYPE"]).items():
             _say(f"work queue {name}: {action}")
         _prefect_deploy(content, values)
-        for one in remove_schedules(client, differences(client, content, pool), pool):
+        for one in remove(client, differences(client, content, pool), pool, SCHEDULE):
             _say(f"removed, because it is not in the file: {one.deployment}, {one.fact}")
         for name, action in apply_automations(client, automations(client, values)).items():
             _say(f"automation {name}: {action}")
@@ -161,16 +161,12 @@ def _repair(
     client: Any, values: Mapping[str, str], content: Mapping[str, Any], all_differences: list[Difference]
 ) -> None:
     pool = values["ALMANAC_POOL"]
-    surplus = [
-        *remove_schedules(client, all_differences, pool),
-        *remove_triggers(client, all_differences, pool),
-        *remove_deployments(client, all_differences, pool),
-    ]
+    surplus = remove(client, all_differences, pool, SCHEDULE, TRIGGER, GONE)
     names = {one.deployment for one in all_differences if one not in surplus}
     again = [one for name, one in deployments_by_name(content).items() if name in names]
     if again:
         apply_pool(client, values)
-        apply_queues(client, values["ALMANAC_POOL"], values["ALMANAC_POOL_TYPE"])
+        apply_queues(client, pool, values["ALMANAC_POOL_TYPE"])
         _prefect_deploy({**content, "deployments": again}, values)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
@@ -11,7 +10,7 @@ from prefect.exceptions import ObjectNotFound
 
 from deployments.declarations import MINE, with_values
 from deployments.environment import PROJECT
-from deployments.server import comparable
+from deployments.server import automation_facts
 from flows.server import ServerError
 
 AUTOMATIONS_FILE = PROJECT / "deployments" / "automations.yaml"
@@ -26,13 +25,14 @@ def automations(
     Notifications go to the block that `ALMANAC_ALERT_BLOCK` names, and are left out if it is empty: an automation that
     fires is an event of the server in any case.
     """
-    block = _block(client, values["ALMANAC_ALERT_BLOCK"])
+    name = values["ALMANAC_ALERT_BLOCK"]
+    address = {"block_document_id": check_block(client, name)} if name else {}
     result = []
     for one in with_values(yaml.safe_load(path.read_text()), values, path)["automations"]:
         actions = [
-            _with_address(action, block)
+            action | (address if action["type"] == _NOTIFICATION else {})
             for action in one["actions"]
-            if block or action["type"] != _NOTIFICATION
+            if address or action["type"] != _NOTIFICATION
         ]
         content = {**one, "tags": [MINE], "actions": actions or [{"type": "do-nothing"}]}
         result.append(AutomationCore.model_validate(content))
@@ -49,33 +49,19 @@ def apply_automations(client: SyncPrefectClient, declarations: list[AutomationCo
     actions = {}
     for one in declarations:
         same = [other for other in mine if other.name == one.name]
+        actions[one.name] = "unchanged" if same else "created"
         for surplus in same[1:]:
             client.delete_automation(surplus.id)
         if not same:
             client.create_automation(one)
-        elif _content(same[0]) != _content(one):
+        elif automation_facts(same[0]) != automation_facts(one):
             client.update_automation(same[0].id, one)
-        actions[one.name] = (
-            "created" if not same else "unchanged" if _content(same[0]) == _content(one) else "updated"
-        )
+            actions[one.name] = "updated"
     for other in mine:
         if other.name not in actions:
             client.delete_automation(other.id)
             actions[other.name] = "removed"
     return actions
-
-
-def _content(automation: AutomationCore) -> Any:
-    fields = {"name", "description", "enabled", "tags", "trigger", "actions"}
-    return comparable(automation.model_dump(mode="json", include=fields))
-
-
-def _with_address(action: Mapping[str, Any], block: str | None) -> dict[str, Any]:
-    return {**action, "block_document_id": block} if action["type"] == _NOTIFICATION else dict(action)
-
-
-def _block(client: SyncPrefectClient, name: str) -> str | None:
-    return check_block(client, name) if name else None
 
 
 def check_block(client: SyncPrefectClient, name: str) -> str:

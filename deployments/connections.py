@@ -39,12 +39,8 @@ def findings(values: Mapping[str, str]) -> Iterator[Finding]:
     try:
         with connected(values) as client:
             server = _Server(client, values)
-            yield _finding("server", server.version)
-            yield _finding("password", server.password)
-            yield _finding("worker", server.worker)
-            yield _finding("leases", server.leases)
-            yield _finding("retention", server.retention)
-            yield _finding("alerts", server.alerts)
+            for what in ("server", "password", "worker", "leases", "retention", "alerts"):
+                yield _finding(what, getattr(server, what))
     except AlmanacError as error:
         yield Finding("server", False, str(error))
 
@@ -79,7 +75,7 @@ class _Server:
     client: SyncPrefectClient
     values: Mapping[str, str]
 
-    def version(self) -> str:
+    def server(self) -> str:
         server, here = self.client.api_version(), prefect.__version__
         if _minor(server) < _minor(here):
             raise WrongError(

@@ -12,7 +12,7 @@ from prefect.events import DeploymentTriggerTypes
 from prefect.flows import load_flow_from_entrypoint
 from pydantic import TypeAdapter
 
-from deployments.server import comparable, ours, triggers
+from deployments.server import automation_facts, ours, triggers
 
 GONE = "deployment"
 SCHEDULE = "schedule "
@@ -68,40 +68,25 @@ def differences(client: SyncPrefectClient, content: Mapping[str, Any], pool: str
     return result
 
 
-def remove_schedules(
-    client: SyncPrefectClient, all_differences: Sequence[Difference], pool: str
+def remove(
+    client: SyncPrefectClient, all_differences: Sequence[Difference], pool: str, *kinds: str
 ) -> list[Difference]:
-    """Remove the schedules that only the server has, and the runs that they scheduled; return these differences."""
+    """Remove what only the server has; return these differences.
+
+    `kinds` are `SCHEDULE`, with the runs that it scheduled; `TRIGGER`, an automation that runs a deployment; and `GONE`,
+    a deployment of the project.
+    """
     there = ours(client, pool)
-    surplus = [one for one in all_differences if one.fact.startswith(SCHEDULE) and one.file is None]
+    surplus = [one for one in all_differences if one.fact.startswith(kinds) and one.file is None]
     for one in surplus:
         deployment = there[one.deployment]
+        if one.fact == GONE:
+            client.delete_deployment(deployment.id)
+        elif one.fact.startswith(TRIGGER):
+            client.delete_automation(triggers(client, deployment)[one.fact.removeprefix(TRIGGER)].id)
         for schedule in deployment.schedules:
-            if SCHEDULE + (schedule.slug or str(schedule.id)) == one.fact:
+            if _name_of(schedule) == one.fact:
                 client.delete_deployment_schedule(deployment.id, schedule.id)
-    return surplus
-
-
-def remove_deployments(
-    client: SyncPrefectClient, all_differences: Sequence[Difference], pool: str
-) -> list[Difference]:
-    """Remove the project's deployments that only the server has, with their schedules; return these differences."""
-    there = ours(client, pool)
-    surplus = [one for one in all_differences if one.fact == GONE and one.file is None]
-    for one in surplus:
-        client.delete_deployment(there[one.deployment].id)
-    return surplus
-
-
-def remove_triggers(
-    client: SyncPrefectClient, all_differences: Sequence[Difference], pool: str
-) -> list[Difference]:
-    """Remove the automations that run a deployment and are not in the file; return these differences."""
-    there = ours(client, pool)
-    surplus = [one for one in all_differences if one.fact.startswith(TRIGGER) and one.file is None]
-    for one in surplus:
-        automations = triggers(client, there[one.deployment])
-        client.delete_automation(automations[one.fact.removeprefix(TRIGGER)].id)
     return surplus
 
 
@@ -126,7 +111,7 @@ def _in_file(one: Mapping[str, Any], server: DeploymentResponse, pull: Any) -> d
     for spec in one.get("triggers") or []:
         trigger: Any = TypeAdapter(DeploymentTriggerTypes).validate_python(spec)
         trigger.set_deployment_id(server.id)
-        facts[TRIGGER + str(trigger.name)] = _automation(trigger.as_automation())
+        facts[TRIGGER + str(trigger.name)] = automation_facts(trigger.as_automation())
     return facts
 
 
@@ -146,24 +131,21 @@ def _on_server(client: SyncPrefectClient, one: DeploymentResponse) -> dict[str, 
     }
     for schedule in one.schedules:
         when: Any = schedule.schedule
-        facts[SCHEDULE + (schedule.slug or str(schedule.id))] = _schedule(
+        facts[_name_of(schedule)] = _schedule(
             getattr(when, "cron", repr(when)), when.timezone, schedule.active, schedule.parameters
         )
     for name, automation in triggers(client, one).items():
-        facts[TRIGGER + name] = _automation(automation)
+        facts[TRIGGER + name] = automation_facts(automation)
     return facts
+
+
+def _name_of(schedule: Any) -> str:
+    return SCHEDULE + (schedule.slug or str(schedule.id))
 
 
 def _schedule(cron: str, timezone: str | None, active: bool, parameters: Any) -> str:
     suffix = f" with {parameters}" if parameters else ""
     return f"'{cron}' {timezone or 'UTC'} {'on' if active else 'off'}{suffix}"
-
-
-def _automation(automation: Any) -> Any:
-    facts = automation.model_dump(
-        mode="json", include={"name", "description", "enabled", "trigger", "actions"}
-    )
-    return comparable(facts)
 
 
 def _short(value: Any) -> str:

@@ -5,12 +5,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from prefect.settings import PREFECT_API_URL
 
 from models.addresses import carries_credential
 from models.errors import AlmanacError
+from models.times import is_timezone
 from tasks.storage.uris import check_uri, is_remote
 
 PROJECT = Path(__file__).parent.parent
@@ -104,7 +104,7 @@ def _wrong(values: Mapping[str, str], *, process: bool) -> list[str]:
         return [f"{name} carries a credential. Expected a value without one." for name in secret]
     problems = []
     for name in ("ALMANAC_TIMEZONE", "ALMANAC_DEVICES_TIMEZONE", "ALMANAC_MACHINES_TIMEZONE"):
-        if values[name] and not _known_zone(values[name]):
+        if values[name] and not is_timezone(values[name]):
             problems.append(
                 f"{name}={values[name]}: there is no such time zone. Expected a name such as Europe/Zurich or UTC."
             )
@@ -128,11 +128,3 @@ def _wrong(values: Mapping[str, str], *, process: bool) -> list[str]:
             f"ALMANAC_STORE={store}: a container does not keep folders. Expected az:// or abfss://."
         )
     return problems
-
-
-def _known_zone(name: str) -> bool:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return False
-    return True

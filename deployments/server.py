@@ -9,7 +9,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import DeploymentFilter
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.events.schemas.automations import Automation
+from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import temporary_settings
 
@@ -71,6 +71,12 @@ def triggers(client: SyncPrefectClient, deployment: DeploymentResponse) -> dict[
         for one in automations
         if any(getattr(action, "deployment_id", None) == deployment.id for action in one.actions)
     }
+
+
+def automation_facts(automation: AutomationCore) -> Any:
+    """The facts of an automation by which two are compared."""
+    fields = {"name", "description", "enabled", "tags", "trigger", "actions"}
+    return comparable(automation.model_dump(mode="json", include=fields))
 
 
 def comparable(value: Any) -> Any:

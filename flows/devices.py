@@ -11,8 +11,9 @@ from pydantic import Field
 
 from flows import backfilling, evaluating, tuning, verdicts
 from flows.cluster import task_runner
-from flows.lifecycle import listings, promotions
+from flows.lifecycle import promotions
 from flows.limits import BACKFILLING, INGESTING, SCORING, TRAINING, limited
+from flows.listings import listings
 from flows.parameters import Moment, ParameterError, Share
 from flows.reading import AS_THEY_ARE, Reading, ingests, reads
 from flows.retraining import Budget, train_for
@@ -84,7 +85,13 @@ def ingest(
         raise ParameterError(
             "There is nothing to read. Expected at least one of --source, --labels, --kinds and --sites."
         )
-    options = reading.options() | _ingesting(timezone, interval, limits, tolerance_seconds) | {"again": again}
+    options = reading.options() | {
+        "timezone": timezone,
+        "interval": interval,
+        "limits": None if limits is None else small_table(limits),
+        "tolerance_seconds": tolerance_seconds,
+        "again": again,
+    }
     return ingest_sources(DEVICES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
 
@@ -210,17 +217,6 @@ def run(
     result = _score(data_store, None, _verdicts(alpha, alarms_per_day), None, catch_up, dry_run=False)
     stages = {"ingest": ingested["seconds"], **result.get("stages", {})}
     return _final_result({**result, "stages": stages, "notes": [*notes, *result.get("notes", [])]})
-
-
-def _ingesting(
-    timezone: str | None, interval: str | None, limits: str | None, tolerance_seconds: float
-) -> dict[str, Any]:
-    return {
-        "timezone": timezone,
-        "interval": interval,
-        "limits": None if limits is None else small_table(limits),
-        "tolerance_seconds": tolerance_seconds,
-    }
 
 
 def _train(

@@ -37,8 +37,7 @@ def explain(
     data_store = open_store(store_uri)
     rows = _published_rows(data_store, sku, store, as_of)
     row, when = rows.row(0, named=True), rows["as_of"][0]
-    runs = ledger.rows(data_store)
-    entry = {} if runs is None else ledger.last(data_store, SALES.name, "forecast", when) or {}
+    entry = ledger.last(data_store, SALES.name, "forecast", when) or {}
     same = entry.get("run_id") == row["run_id"]
     versions = entry["versions"] if same else input_versions(SALES, data_store)
     tables = scans(SALES, data_store, versions)

@@ -99,7 +99,11 @@ def housekeeping(
         **records,
         **azure,
         "stuck_runs": stuck,
-        "tables": [_line(one) for one in cleanups if one.compacted or one.removed],
+        "tables": [
+            {**asdict(one), "kept": ", ".join(map(str, one.kept))}
+            for one in cleanups
+            if one.compacted or one.removed
+        ],
     }
     _report(result)
     _refuse_problems([*cleanups, *problems])
@@ -121,10 +125,6 @@ def _expire_records(
         except AlmanacError as error:
             problems.append(Cleanup(f"{one}, MLflow", problem=str(error)))
     return count | {"ledger_rows": expire_ledger(store, entry, now, dry_run=dry_run)}, problems
-
-
-def _line(cleanup: Cleanup) -> dict[str, Any]:
-    return {**asdict(cleanup), "kept": ", ".join(map(str, cleanup.kept))}
 
 
 def _report(result: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Commands that every scenario has for its bundles and runs: list, promote, roll back, export."""
+"""The flows that every scenario has for its bundles: promote, roll back."""
 
 from typing import Annotated, Any
 
@@ -6,8 +6,7 @@ from prefect import Flow
 from pydantic import Field
 
 from flows.limits import BY_HAND, limited
-from flows.listings import Number, of_scenario
-from flows.modules import Direct
+from flows.listings import Number
 from flows.settings import open_store
 from models.scenario import Scenario
 from tasks.registry import promotion as promoting
@@ -59,8 +58,3 @@ def _result(scenario: Scenario, store: Any, change: promoting.Promotion) -> dict
         "reason": change.reason,
         "notes": [note] if note else [],
     }
-
-
-def listings(scenario: Scenario) -> tuple[Direct, ...]:
-    """The commands `bundles`, `history` and `export` of a scenario."""
-    return of_scenario(scenario.name)

@@ -62,7 +62,8 @@ def limited(kind: Limits, name: str, **options: Any) -> Callable[[Callable[P, R]
     from `flows.variables`.
     """
     limits: dict[str, Any] = {"timeout_seconds": settings().timeout_seconds or kind.timeout_seconds}
-    if is_unattended() and kind.retries:
+    is_unattended = bool(os.environ.get("PREFECT__FLOW_RUN_ID"))  # this process is the run of a deployment
+    if is_unattended and kind.retries:
         limits |= {"retries": kind.retries, "retry_delay_seconds": kind.retry_delay_seconds}
 
     def make(function: Callable[P, R]) -> Flow[P, R]:
@@ -101,8 +102,3 @@ def _try_no_more() -> None:
     policy = run.empirical_policy.model_copy(update={"retries": 0})
     with suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
         client.update_flow_run(run.id, empirical_policy=policy)
-
-
-def is_unattended() -> bool:
-    """Whether this process is the run of a deployment, started by a worker."""
-    return bool(os.environ.get("PREFECT__FLOW_RUN_ID"))

@@ -9,6 +9,7 @@ from pydantic import Field
 from flows import catalogue
 from flows.modules import Direct
 from flows.settings import open_store
+from models.scenario import Scenario
 from tasks.registry import bundles as saved
 from tasks.registry.bundles import BundleError
 from tasks.registry.listings import bundle_lines, run_lines
@@ -16,8 +17,9 @@ from tasks.registry.listings import bundle_lines, run_lines
 Number = Annotated[int, Field(ge=1)]
 
 
-def of_scenario(name: str) -> tuple[Direct, ...]:
-    """The commands `bundles`, `history` and `export` of the scenario of that name."""
+def listings(scenario: Scenario) -> tuple[Direct, ...]:
+    """The commands `bundles`, `history` and `export` of a scenario."""
+    name = scenario.name
     return tuple(
         Direct(f"{name}-{function.__name__}", _for(function, name)) for function in (bundles, history, export)
     )

@@ -6,8 +6,9 @@ from pydantic import Field
 
 from flows import backfilling, evaluating, tuning
 from flows.cluster import task_runner
-from flows.lifecycle import listings, promotions
+from flows.lifecycle import promotions
 from flows.limits import INGESTING, SCORING, TRAINING, limited
+from flows.listings import listings
 from flows.parameters import Moment, ParameterError, Share, amounts, hours
 from flows.reading import AS_THEY_ARE, Reading, ingests, reads
 from flows.retraining import Budget, train_for

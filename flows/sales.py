@@ -7,8 +7,9 @@ from pydantic import Field
 
 from flows import backfilling, evaluating, explaining, tuning
 from flows.cluster import task_runner
-from flows.lifecycle import listings, promotions
+from flows.lifecycle import promotions
 from flows.limits import INGESTING, SCORING, TRAINING, limited
+from flows.listings import listings
 from flows.modules import Direct
 from flows.reading import AS_THEY_ARE, Reading, ingests, reads
 from flows.retraining import Budget, train_for

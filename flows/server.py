@@ -36,6 +36,7 @@ from prefect.settings import (
 )
 
 from flows.settings import settings
+from flows.workers import environment
 from models.addresses import refuse_credential
 from models.errors import AlmanacError
 
@@ -133,20 +134,13 @@ def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: 
         use = socket.create_connection(("127.0.0.1", server.port))
         _answers(server.url, _HANGING_SECONDS)
     own = {PREFECT_API_URL: server.url, PREFECT_API_AUTH_STRING: server.password}
-    before = {one.name: os.environ.get(one.name) for one in own}
-    try:
-        os.environ.update({one.name: value for one, value in own.items()})
-        # This server does not use heartbeats, and a run would wait at its end, for up to a second, until they stop.
-        with temporary_settings({**own, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            yield Api(server.url, _record())
-    finally:
-        _send_what_is_left()
-        use.close()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with closing(use), environment({one.name: value for one, value in own.items()}):
+        try:
+            # This server does not use heartbeats, and a run would wait at its end, for up to a second, until they stop.
+            with temporary_settings({**own, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                yield Api(server.url, _record())
+        finally:
+            _send_what_is_left()
 
 
 @contextmanager
@@ -332,9 +326,10 @@ def check_api(url: str, advice: str) -> None:
             f"PREFECT_API_URL={url}: no Prefect server answers there ({error}). {advice}"
         ) from None
     if health.text.strip() != "true" and health.status_code not in _REFUSED:
+        address = httpx.URL(url).copy_with(path="/api", query=None)
         raise ServerError(
             f"PREFECT_API_URL={url}: the answer, with status {health.status_code}, is not that of a Prefect "
-            f"API. Expected an address that ends in /api, such as {_with_api(url)}"
+            f"API. Expected an address that ends in /api, such as {address}"
         )
     _check_admission(url)
 
@@ -363,11 +358,6 @@ def _check_admission(url: str) -> None:
                 ) from None
         except httpx.HTTPError:
             return
-
-
-def _with_api(url: str) -> str:
-    parts = httpx.URL(url)
-    return str(parts.copy_with(path="/api", query=None))
 
 
 def spare_loopback() -> None:

@@ -49,15 +49,11 @@ def settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = "\n".join(
-            f"ALMANAC_{'_'.join(map(str, one['loc'])).upper()}={_shown(str(one['input']))}: {one['msg']}."
-            for one in error.errors()
-        )
-        raise SettingsError(lines) from None
-
-
-def _shown(value: str) -> str:
-    return "..." if carries_credential(value) else value
+        lines = []
+        for one in error.errors():
+            value = "..." if carries_credential(str(one["input"])) else one["input"]
+            lines.append(f"ALMANAC_{'_'.join(map(str, one['loc'])).upper()}={value}: {one['msg']}.")
+        raise SettingsError("\n".join(lines)) from None
 
 
 def open_store(uri: str | None) -> Store:

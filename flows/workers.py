@@ -81,13 +81,13 @@ def begin_imports(module: str) -> None:
     if not FORKED:
         return
     forkserver.set_forkserver_preload([module, _PRELOADED])
-    with _environment(WORKER_ENVIRONMENT):
+    with environment(WORKER_ENVIRONMENT):
         forkserver.ensure_running()
 
 
 @contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Processes that are started in this context inherit these variables."""
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """These variables are set in this context; processes that are started in it inherit them."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

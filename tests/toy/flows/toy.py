@@ -8,7 +8,8 @@ from pydantic import Field
 
 from flows import backfilling, evaluating, tuning
 from flows.cluster import task_runner
-from flows.lifecycle import listings, promotions
+from flows.lifecycle import promotions
+from flows.listings import listings
 from flows.runs import ingest_sources, train_bundle
 from flows.runs import score as score_run
 from flows.settings import open_store
