@@ -5,7 +5,6 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, cast
 
 import polars as pl
-from deltalake import CommitProperties, write_deltalake
 from prefect import task
 
 from models import control
@@ -15,7 +14,6 @@ from tasks.registry import bundles
 from tasks.scoring.events import emit
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
-from tasks.storage.tables import scan_table
 from tasks.training.fit import BACKTESTS
 
 CONTROL, DEGRADED = "control", "degraded"
@@ -86,12 +84,7 @@ def _of_backtest(scenario: Scenario, store: Store, bundle: int) -> pl.DataFrame:
 
 
 def _replace(store: Store, path: str, points: pl.DataFrame) -> None:
-    table = store.find_table(path)
-    if table is not None and scan_table(table).collect().sort("chart", "series", "period").equals(points):
+    before = store.find(path)
+    if before is not None and before.collect().sort("chart", "series", "period").equals(points):
         return
-    write_deltalake(
-        store.url_of(path) if table is None else table,
-        points,
-        mode="error" if table is None else "overwrite",
-        commit_properties=CommitProperties(max_commit_retries=0),
-    )
+    store.overwrite(path, points)

@@ -16,6 +16,7 @@ from tasks.registry import bundles
 from tasks.scoring.publishing import (
     DataFile,
     Publication,
+    is_in_place,
     replace_partition,
     scan_data_files,
     write_data_file,
@@ -70,13 +71,12 @@ def evaluate_shards(scenario: EvaluatesBundles, run: Run, shards: Sequence[int])
 def _evaluate_shard(scenario: EvaluatesBundles, run: Run, shard: int) -> DataFile:
     marker = run.path(f"evaluated/{shard:04d}.json")
     record = run.store.get_json(marker)
-    if record and (not record["rows"] or run.store.size(f"{run.table}/{record['path']}") == record["bytes"]):
-        return DataFile(**record)
+    if record and is_in_place(run, data_file := DataFile(**record)):
+        return data_file
     model = bundles.model(scenario, run.store, run.bundle or 0)
     context = read_context(run.store, run.folder)
     rows = scenario.evaluate(model, run.tables(scenario, shard), context, run.as_of, run.options)
-    rows = rows.with_columns(pl.lit(run.bundle, pl.Int64).alias("bundle"), pl.lit(run.id).alias("run_id"))
-    data_file = write_data_file(run, run.table, f"{run.id}-{shard:04d}", rows)
+    data_file = write_data_file(run, run.table, f"{run.id}-{shard:04d}", run.signed(rows))
     run.store.put_json(marker, asdict(data_file))
     return data_file
 

@@ -13,7 +13,6 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import polars as pl
-from deltalake import CommitProperties, write_deltalake
 from prefect import task
 
 from models.scenario import TALLIES, AsOf, HasControlCharts, HasGroundTruth, Scenario
@@ -22,6 +21,7 @@ from tasks.registry import bundles, tracking
 from tasks.scoring.publishing import (
     DataFile,
     Publication,
+    is_in_place,
     replace_partitions,
     scan_data_files,
     write_data_file,
@@ -56,7 +56,7 @@ def _judge(scenario: Scenario, run: Run, target: Target) -> Judgement:
     name = own.as_of_text.replace(" ", "T").replace(":", "")
     marker = run.path(f"judged/{name}.json")
     record = run.store.get_json(marker)
-    if record and (data_file := DataFile(**record["part"])) and _in_place(run, data_file):
+    if record and (data_file := DataFile(**record["part"])) and is_in_place(run, data_file):
         since, until = (as_of_from(record[end], target.as_of) for end in ("since", "until"))
         points = tuple({**row, "period": date.fromisoformat(row["period"])} for row in record["tallies"])
         return Judgement(target, data_file, record["pending"], since, until, points)
@@ -193,12 +193,7 @@ def _remember(
             return
         fresh = pl.concat([current.join(fresh, on="as_of", how="anti"), fresh]).sort("as_of")
     if fresh.height:
-        write_deltalake(
-            run.store.url_of(path) if before is None else run.store.table(path),
-            fresh,
-            mode="error" if before is None else "overwrite",
-            commit_properties=CommitProperties(max_commit_retries=0),
-        )
+        run.store.overwrite(path, fresh)
 
 
 def _span(scenario: HasGroundTruth, rows: pl.DataFrame, target: Target) -> tuple[AsOf | None, AsOf | None]:
@@ -208,10 +203,6 @@ def _span(scenario: HasGroundTruth, rows: pl.DataFrame, target: Target) -> tuple
     ends = (scenario.ground_truth.since, scenario.ground_truth.until)
     since, until = (None if end is None else rows_with_as_of.select(end).item() for end in ends)
     return since, until
-
-
-def _in_place(run: Run, data_file: DataFile) -> bool:
-    return not data_file.rows or run.store.size(f"{run.table}/{data_file.path}") == data_file.bytes
 
 
 def _json(verdict: Judgement) -> dict[str, Any]:

@@ -97,15 +97,10 @@ def refuse(store: Store, scenario: str, number: int, reason: str) -> None:
 def roll_back(store: Store, scenario: str, number: int, before: int, reason: str) -> None:
     """Revert the promotion of `number` and make `before` the champion again; both or neither."""
     at = datetime.now(UTC)
+    facts, why = manifest(store, scenario, before), f"Back from bundle {number}: {reason}"
     rows = [
         _row(number, ROLLED_BACK, at, manifest(store, scenario, number), reason),
-        _row(
-            before,
-            "promoted",
-            at + timedelta(microseconds=1),
-            manifest(store, scenario, before),
-            f"Back from bundle {number}: {reason}",
-        ),
+        _row(before, "promoted", at + timedelta(microseconds=1), facts, why),
     ]
     once = f"{ROLLED_BACK}-{number}-{at.isoformat()}"
     store.append(Layout(scenario).table("registry"), pl.DataFrame(rows), once=once)

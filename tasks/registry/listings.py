@@ -28,21 +28,17 @@ def bundle_lines(store: Store, scenario: str, last: int) -> list[dict[str, Any]]
 
 def _line(manifest: Mapping[str, Any], events: pl.DataFrame, champion: bool) -> dict[str, Any]:
     decisions = events.filter(pl.col("event") != "registered").tail(1).to_dicts()
-    rows = manifest.get("rows", {})
+    rows, versions = manifest.get("rows", {}), manifest.get("versions", {})
     return {
         "bundle": manifest["bundle"],
         "champion": champion,
         "as_of": manifest["as_of"],
         "trained": events["at"][0].strftime("%Y-%m-%d %H:%M"),
         "loss": manifest["loss"],
-        "trained_on": {name: _table(version, rows.get(name)) for name, version in _versions(manifest)},
+        "trained_on": {name: _table(version, rows.get(name)) for name, version in sorted(versions.items())},
         "why": f"{decisions[0]['event'].replace('_', ' ')}: {decisions[0]['reason']}" if decisions else None,
         "headline": dict(manifest["headline"]),
     }
-
-
-def _versions(manifest: Mapping[str, Any]) -> list[tuple[str, int]]:
-    return sorted(manifest.get("versions", {}).items())
 
 
 def _table(version: int, rows: int | None) -> str:

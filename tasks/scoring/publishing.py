@@ -58,9 +58,7 @@ def publish(scenario: Scenario, run: Run, data_files: Sequence[DataFile]) -> Pub
 def publish_derived(run: Run, name: str, frame: pl.DataFrame) -> Publication:
     """Publish a table derived from the run's rows in the same way."""
     table = Layout(run.scenario).table(name)
-    rows = frame.with_columns(
-        pl.lit(run.bundle, dtype=pl.Int64).alias("bundle"), pl.lit(run.id).alias("run_id")
-    )
+    rows = run.signed(frame)
     return replace_partition(run, table, rows.schema, _write(run, table, rows))
 
 
@@ -70,6 +68,11 @@ def write_data_file(run: Run, table: str, stem: str, rows: pl.DataFrame) -> Data
         return DataFile("", 0, 0)
     path, size = run.store.put_data_file(f"{table}/{run.partition}/{stem}", rows)
     return DataFile(path.removeprefix(f"{table}/"), size, rows.height)
+
+
+def is_in_place(run: Run, data_file: DataFile) -> bool:
+    """Whether the file is in the folder of the run's table, as it was written; true for a file without rows."""
+    return not data_file.rows or run.store.size(f"{run.table}/{data_file.path}") == data_file.bytes
 
 
 def _write(run: Run, table: str, rows: pl.DataFrame) -> list[DataFile]:

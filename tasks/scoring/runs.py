@@ -1,5 +1,6 @@
 """A run: its inputs are fixed once, before anything is computed, so that it can be repeated exactly."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -47,15 +48,9 @@ class Run:
 
     @cached_property
     def id(self) -> str:
-        identity = [
-            self.scenario,
-            self.flow,
-            self.as_of_text,
-            dict(self.versions),
-            dict(self.options),
-            self.bundle,
-        ]
-        return f"{self._when('%Y-%m-%dT%H%MZ')}-{self.flow}-{digest([*identity, code_version()])[:12]}"
+        inputs = (dict(self.versions), dict(self.options), self.bundle)
+        identity = [self.scenario, self.flow, self.as_of_text, *inputs, code_version()]
+        return f"{self._when('%Y-%m-%dT%H%MZ')}-{self.flow}-{digest(identity)[:12]}"
 
     @property
     def as_of_text(self) -> str:
@@ -83,6 +78,10 @@ class Run:
 
     def path(self, name: str) -> str:
         return f"{self.folder}/{name}"
+
+    def signed(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """`rows` with the columns that name the run and its bundle."""
+        return rows.with_columns(bundle=pl.lit(self.bundle, pl.Int64), run_id=pl.lit(self.id, pl.String))
 
     def tables(self, scenario: Scenario, shard: int | None = None) -> Frames:
         """The input tables at the run's versions, lazily; sharded tables cut to `shard`."""
@@ -183,17 +182,8 @@ def _earlier(one: date, other: date) -> bool:
 @task(name="begin")
 def begin(scenario: Scenario, run: Run) -> None:
     """Write what all shards of a run need: its identity and its context. Existing files are kept."""
-    run.store.create(
-        run.path("run.json"),
-        _json(
-            {
-                "id": run.id,
-                "started": run.started,
-                "versions": run.versions,
-                "options": run.options,
-            }
-        ),
-    )
+    facts = {"id": run.id, "started": run.started, "versions": run.versions, "options": run.options}
+    run.store.create(run.path("run.json"), json.dumps(facts, sort_keys=True, default=str).encode())
     names = run.store.get_json(run.path("context.json"))
     if names is None:
         frames = scenario.context(run.tables(scenario), run.as_of, run.options)
@@ -235,9 +225,3 @@ def first_start(run: Run) -> datetime:
     """When the run was first started."""
     first = run.store.get_json(run.path("run.json")) or {}
     return datetime.fromisoformat(first["started"]) if "started" in first else run.started
-
-
-def _json(value: Any) -> bytes:
-    import json
-
-    return json.dumps(value, sort_keys=True, default=str).encode()

@@ -15,6 +15,7 @@ from tasks.registry import bundles
 from tasks.scoring.publishing import write_data_file
 from tasks.scoring.runs import Run, read_context
 from tasks.scoring.shards import (
+    STATUSES,
     ShardResult,
     keys_path,
     name_of_shards,
@@ -46,12 +47,11 @@ def score_shards(
     a shard, for example because storage does not answer, and is retried: the first shard without a result is at fault.
     If a shard takes longer than `limit` seconds, its process is ended.
     """
-    return [_score_under_watch(scenario, run, shard, limit) for shard in shards]
-
-
-def _score_under_watch(scenario: Scenario, run: Run, shard: int, limit: float) -> ShardResult:
-    with ended_when_stuck(run, f"Shard {shard}", limit):
-        return finished_result(run, shard) or _score_shard(scenario, run, shard)
+    results = []
+    for shard in shards:
+        with ended_when_stuck(run, f"Shard {shard}", limit):
+            results.append(finished_result(run, shard) or _score_shard(scenario, run, shard))
+    return results
 
 
 def _score_shard(scenario: Scenario, run: Run, shard: int) -> ShardResult:
@@ -123,12 +123,11 @@ def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: flo
     """Write a shard's rows, the status of each key and, last, the result of the shard."""
     table = scenario.published_table(run.options)
     rows = scores.rows.select(pl.col(c).cast(dtype) for c, dtype in table.schema.items())
-    rows = rows.sort(table.sort)
-    rows = rows.with_columns(
-        pl.lit(run.bundle, dtype=pl.Int64).alias("bundle"), pl.lit(run.id, dtype=pl.String).alias("run_id")
-    )
+    rows = run.signed(rows.sort(table.sort))
     data_file = write_data_file(run, run.table, f"{run.id}-{shard:04d}", rows)
     run.store.put_frame(keys_path(run, shard), _with_types(scenario, scores.keys).sort(scenario.key))
+    counts = dict(scores.keys.group_by("status").len().iter_rows())
+    by_status: dict[str, Any] = {status: counts.get(status, 0) for status in STATUSES}
     result = ShardResult(
         shard=shard,
         path=data_file.path,
@@ -137,7 +136,7 @@ def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: flo
         requested=scores.keys.height,
         reasons=_reasons(scores.keys),
         seconds=round(seconds, 3),
-        **_counts(scores.keys),
+        **by_status,
     )
     run.store.put_json(result_path(run, shard), result.as_json())
     return result
@@ -155,11 +154,6 @@ def _failure(scenario: Scenario, run: Run, keys: pl.DataFrame, reason: str) -> S
 
 def _with_types(scenario: Scenario, keys: pl.DataFrame) -> pl.DataFrame:
     return keys.select(*scenario.key, pl.col("status", "rung", "reason").cast(pl.String))
-
-
-def _counts(keys: pl.DataFrame) -> dict[str, Any]:
-    counts = dict(keys.group_by("status").len().iter_rows())
-    return {status: int(counts.get(status, 0)) for status in ("scored", "fallback", "skipped", "failed")}
 
 
 def _reasons(keys: pl.DataFrame) -> dict[str, int]:

@@ -159,6 +159,6 @@ def read_frame(run: Run, path: str) -> pl.DataFrame:
     return frame
 
 
-def _examples(keys: pl.DataFrame, limit: int = 5) -> str:
-    rows = keys.sort(keys.columns).head(limit).rows()
+def _examples(keys: pl.DataFrame) -> str:
+    rows = keys.sort(keys.columns).head(5).rows()
     return ", ".join("/".join(map(str, row)) for row in rows)

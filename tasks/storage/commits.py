@@ -57,7 +57,8 @@ def spans(store: Store, path: str, after: int) -> list[tuple[int, str, str]]:
     """
     table = store.table(path)
     version = table.version()
-    place = _cache_path(path)
+    scenario, _, name = path.partition("/")
+    place = f"{scenario}/commits/{name}.json"
     cache = store.get_json(place) or {}
     if not cache.get("after", version) <= after <= cache.get("through", -1) <= version:
         cache = {"after": after, "through": after, "spans": []}
@@ -67,8 +68,3 @@ def spans(store: Store, path: str, after: int) -> list[tuple[int, str, str]]:
         result += [(int(one["version"]), one["from"], one["to"]) for one in entries if "from" in one]
         store.put_json(place, {"after": cache["after"], "through": version, "spans": result})
     return [span for span in result if span[0] > after]
-
-
-def _cache_path(path: str) -> str:
-    scenario, _, name = path.partition("/")
-    return f"{scenario}/commits/{name}.json"

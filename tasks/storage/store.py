@@ -245,6 +245,16 @@ class Store:
             self.compact_at_times(name)
         return is_new
 
+    def overwrite(self, name: str, frame: pl.DataFrame) -> None:
+        """Replace all rows of a table in one commit, or create it; for an attempt of `retrying`."""
+        table = self.find_table(name)
+        write_deltalake(
+            self.url_of(name) if table is None else table,
+            frame,
+            mode="error" if table is None else "overwrite",
+            commit_properties=CommitProperties(max_commit_retries=0),
+        )
+
     def compact_at_times(self, name: str) -> None:
         """Merge the small files of partitions that have many, so that readers open few files.
 

@@ -64,7 +64,8 @@ def upsert(
         together = changes.height > 0 and new.height + changes.height <= _FEW
         if changes.height and target is not None:
             news = concat_lazy([changes.rows(), new.rows()]) if together else changes.rows()
-            _merge(target, table, news)
+            merger = _merger(target, table, news, merge_schema=True)
+            merger.when_matched_update_all().when_not_matched_insert_all().execute()
             target.update_incremental()
         if target is None or (new.height and not together):
             write_deltalake(
@@ -79,7 +80,7 @@ def upsert(
             )
         if target is not None and removals is not None and removals.height:
             target.update_incremental()
-            _remove(target, table, removals.lazy())
+            _merger(target, table, removals.lazy(), merge_schema=False).when_matched_delete().execute()
         removed = 0 if removals is None else removals.height
         return UpsertResult(new.height + changes.height, repeats, superseded, pl.concat(late), removed)
 
@@ -97,14 +98,10 @@ def obsolete(table: Table, before: pl.LazyFrame, rows: pl.LazyFrame, *, whole: b
     """
     if not whole:
         return table.corrections(before, rows)
-    times = [c for c, dtype in before.collect_schema().items() if c in table.unique and dtype.is_temporal()][
-        :1
-    ]
-    for time in times:
-        low, high = (
-            rows.select(pl.col(time).min().alias("low"), pl.col(time).max().alias("high")).collect().row(0)
-        )
-        before = before.filter(pl.col(time).is_between(low, high))
+    schema = before.collect_schema()
+    if time := next((c for c in schema if c in table.unique and schema[c].is_temporal()), None):
+        ends = rows.select(pl.col(time).min().alias("low"), pl.col(time).max().alias("high")).collect()
+        before = before.filter(pl.col(time).is_between(*ends.row(0)))
     others = before.join(rows.select(table.unique), on=list(table.unique), how="anti")
     return others.select(table.identity).collect(engine="streaming")
 
@@ -138,18 +135,8 @@ def _groups(rows: pl.LazyFrame, at_a_time: int) -> Iterator[list[int]]:
         yield group
 
 
-def _merge(target: DeltaTable, table: Table, news: pl.LazyFrame) -> None:
-    """Replace the rows that have the same unique columns as `news`, and add the others, in one commit."""
-    merger = _merger(target, table, news, merge_schema=True)
-    merger.when_matched_update_all().when_not_matched_insert_all().execute()
-
-
-def _remove(target: DeltaTable, table: Table, rows: pl.LazyFrame) -> None:
-    """Remove the rows with the identifying columns of `rows`, in one commit."""
-    _merger(target, table, rows, merge_schema=False).when_matched_delete().execute()
-
-
 def _merger(target: DeltaTable, table: Table, rows: pl.LazyFrame, *, merge_schema: bool) -> TableMerger:
+    """What one commit does with the stored rows that have the same identifying columns as `rows`."""
     return target.merge(
         reader(rows),
         predicate=_same(table, rows),

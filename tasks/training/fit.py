@@ -1,6 +1,6 @@
 """Training: parts by shard, one fit with its backtest, and the comparison with the champion."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -43,28 +43,23 @@ class Verdict:
 @task(name="prepare-shards", task_run_name=name_of_shards("prepare"), retries=1, retry_delay_seconds=1)
 def prepare_shards(scenario: Scenario, run: Run, shards: Sequence[int]) -> list[str]:
     """Write the training parts of shards; return the names of the parts. Finished parts are kept."""
-    return names_of_parts(write_parts(scenario, run, shard, scenario.prepare_shard) for shard in shards)
-
-
-def names_of_parts(names_by_shard: Iterable[Iterable[str]]) -> list[str]:
-    """The names of the parts of all shards, each once."""
-    return sorted({name for names in names_by_shard for name in names})
+    return [name for shard in shards for name in write_parts(scenario, run, shard, scenario.prepare_shard)]
 
 
 def write_parts(
     scenario: Scenario, run: Run, shard: int, prepare: Callable[..., Mapping[str, pl.DataFrame]]
-) -> tuple[str, ...]:
+) -> list[str]:
     """Write the parts that `prepare` makes of a shard into the run's folder, unless they exist; return their names."""
     marker = run.path(f"parts/{shard:04d}.json")
     names = run.store.get_json(marker)
     if names is not None:
-        return tuple(names)
+        return list(names)
     context = read_context(run.store, run.folder)
     parts = prepare(run.tables(scenario, shard), context, run.as_of, run.options)
     for name, frame in parts.items():
         run.store.put_frame(run.path(f"parts/{name}/{shard:04d}.parquet"), frame)
     run.store.put_json(marker, sorted(parts))
-    return tuple(sorted(parts))
+    return sorted(parts)
 
 
 @task(name="plan-training")
@@ -126,16 +121,14 @@ def _better(
         return True, f"The first bundle; loss {challenger.loss:.4f}."
     manifest = bundles.manifest(run.store, scenario.name, champion)
     until: AsOf = type(run.as_of).fromisoformat(manifest["as_of"])
-    backtest = (
-        run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=challenger.bundle).collect()
-    )
+    backtest = _backtest(run, challenger)
     try:
         model = bundles.model(scenario, run.store, champion)
     except bundles.BundleFormatError:
         return True, f"Champion {champion} has a bundle format that this version can no longer load."
     losses = None
     if isinstance(scenario, MeetsChampions):
-        losses = scenario.rebacktest(model, parts_of(run, names), backtest, until)
+        losses = scenario.rebacktest(model, parts_of(run, names), backtest.collect(), until)
     if losses is not None:
         challenger_loss, champion_loss, rows = losses
         what = f"on the {rows:,} backtest rows that champion {champion} has not seen"
@@ -169,8 +162,11 @@ def _on_outcomes(
     if not isinstance(scenario, HasGroundTruth) or evaluations is None:
         return None
     rows = evaluations.filter(pl.col("bundle") == champion, pl.col("as_of") >= until, ~pl.col("pending"))
-    backtest = run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=challenger.bundle)
-    return scenario.ground_truth_losses(backtest, rows, run.options)
+    return scenario.ground_truth_losses(_backtest(run, challenger), rows, run.options)
+
+
+def _backtest(run: Run, challenger: Challenger) -> pl.LazyFrame:
+    return run.store.scan(Layout(run.scenario).table(BACKTESTS)).filter(bundle=challenger.bundle)
 
 
 @task(name="track")
@@ -180,7 +176,7 @@ def track(run: Run, challenger: Challenger, verdict: Verdict) -> str | None:
     If the tracking server fails, the training does not: the bundle is registered in the store.
     """
     try:
-        metrics = _metrics(run, challenger.bundle)
+        metrics = cast(pl.DataFrame, bundles.files(run.store, run.scenario, challenger.bundle)["metrics"])
         record = tracking.log_run(
             run.store,
             scenario=run.scenario,
@@ -204,17 +200,9 @@ def track(run: Run, challenger: Challenger, verdict: Verdict) -> str | None:
         return None
 
 
-def _metrics(run: Run, bundle: int) -> pl.DataFrame:
-    return cast(pl.DataFrame, bundles.files(run.store, run.scenario, bundle)["metrics"])
-
-
 def parts_of(run: Run, names: Sequence[str]) -> dict[str, pl.LazyFrame]:
     """The parts of all shards by name. Raises `RunError` if there are none."""
     if not names:
         raise RunError(f"{run.scenario}: no shard has any rows to train on as of {run.as_of}.")
-    return {name: pl.scan_parquet(_uris(run, name), glob=False) for name in names}
-
-
-def _uris(run: Run, name: str) -> list[str]:
-    """The addresses of one part of all shards."""
-    return [run.store.uri_of(path) for path in run.store.names(run.path(f"parts/{name}"))]
+    paths = {name: run.store.names(run.path(f"parts/{name}")) for name in names}
+    return {name: pl.scan_parquet([*map(run.store.uri_of, some)], glob=False) for name, some in paths.items()}

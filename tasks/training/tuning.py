@@ -15,7 +15,7 @@ from tasks.registry import bundles
 from tasks.scoring.runs import Run, input_versions, read_context, scans
 from tasks.scoring.shards import name_of_shards
 from tasks.storage.store import Store, digest
-from tasks.training.fit import names_of_parts, parts_of, write_parts
+from tasks.training.fit import parts_of, write_parts
 from tasks.training.study import COMPLETE, PRUNED, STOPPED, TrialResult
 
 STUDY = "study"
@@ -93,7 +93,7 @@ def incumbent(scenario: Scenario, run: Run) -> dict[str, Any]:
 def prepare_study(scenario: Scenario, run: Run, shards: Sequence[int]) -> list[str]:
     """Write the training parts of shards for all trials; return the names of the parts. Finished parts are kept."""
     prepare = search_of(scenario).prepare
-    return names_of_parts(write_parts(scenario, run, shard, prepare) for shard in shards)
+    return [name for shard in shards for name in write_parts(scenario, run, shard, prepare)]
 
 
 @task(name="find-folds")
