@@ -19,7 +19,9 @@ prediction limits.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import numpy as np
@@ -77,6 +79,20 @@ class Rule:
     """With fewer cycles in the reference, nothing is an alarm."""
     bins: int = 5
     """Maximum number of bins of numbers, by quantiles of the reference; fewer if a cycle has few rows."""
+
+
+def every_cycle(
+    rows: pl.LazyFrame, key: Sequence[str], count: str, step: timedelta, silent: int, as_of: datetime
+) -> pl.LazyFrame:
+    """`rows` with a row for each cycle that a key lacks, up to `silent` cycles after its last one; its `count` is 0.
+
+    Cycles are `step` long.
+    """
+    until = pl.min_horizontal(pl.col(CYCLE).max() + silent * step, pl.lit(as_of))
+    spans = rows.group_by(key).agg(pl.col(CYCLE).min().alias("first"), until.alias("until"))
+    cycles = pl.datetime_ranges("first", "until", interval=step).alias(CYCLE)
+    grid = spans.select(*key, cycles).explode(CYCLE)
+    return grid.join(rows, on=[*key, CYCLE], how="left").with_columns(pl.col(count).fill_null(0))
 
 
 def drift(reference: pl.DataFrame, current: pl.DataFrame, rule: Rule | None = None) -> pl.DataFrame:

@@ -57,21 +57,23 @@ class Readings(dy.Schema):
         return pl.col("mean").is_between(pl.col("min") - slack, pl.col("max") + slack)
 
 
-class Labels(dy.Schema):
-    """Known faults from `start` (included) to `end` (excluded).
-
-    `tag` is `*` if the fault concerns the device as a whole, or its tag is unknown.
-    """
+class Spans(dy.Schema):
+    """Ranges of time of a tag from `start` (included) to `end` (excluded); the tag is `*` for the whole device."""
 
     device = dy.String(min_length=1)
     tag = dy.String(min_length=1)
     start = dy.Datetime(time_unit="us", time_zone="UTC")
     end = dy.Datetime(time_unit="us", time_zone="UTC")
-    fault = dy.String(min_length=1)
 
     @dy.rule()
     def ends_after_its_start(cls) -> pl.Expr:  # noqa: N805
         return pl.col("end") > pl.col("start")
+
+
+class Labels(Spans):
+    """Known faults; the tag is also `*` if it is unknown."""
+
+    fault = dy.String(min_length=1)
 
 
 KINDS = ("counter", "angle", "state", "level", "daily", "levels", "wanders", "varies")
@@ -105,24 +107,13 @@ class Sites(dy.Schema):
 FAULT, FALSE_ALARM, NEW_NORMAL, MUTED = "fault", "false_alarm", "new_normal", "muted"
 
 
-class Verdicts(dy.Schema):
-    """Verdicts of people on a device from `start` (included) to `end` (excluded); `by` whom, and `at` what time.
+class Verdicts(Spans):
+    """Verdicts of people, `by` whom, and `at` what time. `muted`: no alarms, for example during maintenance."""
 
-    `tag` is `*` if the verdict concerns the device as a whole. `muted`: no alarms, for example during maintenance.
-    """
-
-    device = dy.String(min_length=1)
-    tag = dy.String(min_length=1)
-    start = dy.Datetime(time_unit="us", time_zone="UTC")
-    end = dy.Datetime(time_unit="us", time_zone="UTC")
     verdict = dy.String(min_length=1)
     reason = dy.String(min_length=1)
     by = dy.String(min_length=1)
     at = dy.Datetime(time_unit="us", time_zone="UTC")
-
-    @dy.rule()
-    def ends_after_its_start(cls) -> pl.Expr:  # noqa: N805
-        return pl.col("end") > pl.col("start")
 
 
 class Checked(NamedTuple):

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from models.devices.contracts import KEY
-from models.drift import CYCLE
+from models.drift import CYCLE, every_cycle
 
 HOUR = timedelta(hours=1)
 SILENT_HOURS = 24
@@ -28,7 +28,8 @@ def watched_inputs(
     up to `trained_as_of`. NaN for a tag that a device lacks, or that had no reading then; an hour without a
     reading has only a number of readings. `new` is 1 for a device without any reading then.
     """
-    hourly = _every_hour(_hourly(readings, since, as_of), as_of).collect(engine="streaming").lazy()
+    sent = _hourly(readings, since, as_of)
+    hourly = every_cycle(sent, KEY, "n", HOUR, SILENT_HOURS, as_of).collect(engine="streaming").lazy()
     past = hourly.filter(pl.col(CYCLE) <= trained_as_of)
     both = hourly.join(_usual(past), on=list(KEY), how="left")
     scale = pl.max_horizontal("scale", 1e-6 * pl.col("centre").abs(), 1e-9)
@@ -60,15 +61,6 @@ def _hourly(readings: pl.LazyFrame, since: datetime, as_of: datetime) -> pl.Lazy
         .group_by(*KEY, (time.dt.truncate("1h") + HOUR).alias(CYCLE))
         .agg(pl.len().alias("n"), pl.col("mean").mean(), pl.col("mean").std().alias("std"))
     )
-
-
-def _every_hour(hourly: pl.LazyFrame, as_of: datetime) -> pl.LazyFrame:
-    """The rows, with a row of 0 readings for each hour that a sensor lacks, up to `SILENT_HOURS` after its last one."""
-    until = pl.min_horizontal(pl.col(CYCLE).max() + SILENT_HOURS * HOUR, pl.lit(as_of))
-    spans = hourly.group_by(KEY).agg(pl.col(CYCLE).min().alias("first"), until.alias("until"))
-    hours = pl.datetime_ranges("first", "until", interval="1h").alias(CYCLE)
-    grid = spans.select(*KEY, hours).explode(CYCLE)
-    return grid.join(hourly, on=[*KEY, CYCLE], how="left").with_columns(pl.col("n").fill_null(0))
 
 
 def _usual(past: pl.LazyFrame) -> pl.LazyFrame:

@@ -29,27 +29,15 @@ class Telemetry(dy.Schema):
     time = dy.Datetime(time_zone="UTC")
 
 
-class Errors(dy.Schema):
-    """Errors that a machine reported without stopping."""
+class Errors(Telemetry):
+    """Errors that a machine reported at `time` without stopping."""
 
-    machine_id = dy.String(min_length=1)
-    time = dy.Datetime(time_zone="UTC")
     error = dy.String(min_length=1)
 
 
-class Maintenance(dy.Schema):
-    """Replacements of a component, planned or because it failed."""
+class Events(Telemetry):
+    """Failures of a component, or its replacements, planned or because it failed."""
 
-    machine_id = dy.String(min_length=1)
-    time = dy.Datetime(time_zone="UTC")
-    component = dy.String(min_length=1)
-
-
-class Failures(dy.Schema):
-    """Failures of a component."""
-
-    machine_id = dy.String(min_length=1)
-    time = dy.Datetime(time_zone="UTC")
     component = dy.String(min_length=1)
 
 
@@ -141,13 +129,8 @@ class FailuresTable(EventsTable):
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """Raises `ContractError` if the component is a flag, mostly 0."""
-        names = (
-            raw["component"]
-            .cast(pl.String)
-            .str.strip_chars()
-            .str.to_lowercase()
-            .replace({**FLAGS, "0.0": "0", "1.0": "1"})
-        )
+        texts = raw["component"].cast(pl.String).str.strip_chars().str.to_lowercase()
+        names = texts.replace({**FLAGS, "0.0": "0", "1.0": "1"})
         zeros = int((names == "0").sum())
         if 2 * zeros > names.len() and names.is_in(["0", "1"]).all():
             raise ContractError(
@@ -262,7 +245,7 @@ TABLES: dict[str, Table] = {
     ),
     "maintenance": EventsTable(
         "maintenance",
-        Maintenance,
+        Events,
         unique=("machine_id", "time", "component"),
         may_be_empty=True,
         shard_by=_BY_MACHINE,
@@ -271,7 +254,7 @@ TABLES: dict[str, Table] = {
     ),
     "failures": FailuresTable(
         "failures",
-        Failures,
+        Events,
         unique=("machine_id", "time", "component"),
         may_be_empty=True,
         shard_by=_BY_MACHINE,

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from models.drift import CYCLE
+from models.drift import CYCLE, every_cycle
 from models.machines.contracts import sensors
 
 DAY = timedelta(days=1)
@@ -35,7 +35,8 @@ def watched_inputs(
     if since is not None:
         rows = rows.filter(pl.col("time") > since)
     daily = rows.group_by(_MACHINE, _day(as_of)).agg(pl.len().alias("telemetry"), pl.col(names).mean())
-    days = _every_day(daily, as_of).collect(engine="streaming").lazy()
+    days = every_cycle(daily, [_MACHINE], "telemetry", DAY, SILENT_DAYS, as_of)
+    days = days.collect(engine="streaming").lazy()
     usual = _usual(days.filter(pl.col(CYCLE) <= trained_as_of), names)
     table = days.join(usual, on=_MACHINE, how="left")
     most = pl.col("telemetry").max()
@@ -59,16 +60,6 @@ def _day(as_of: datetime) -> pl.Expr:
     """The end of the day of a row; days are counted back from `as_of`."""
     before = (pl.lit(as_of) - pl.col("time")).dt.total_microseconds() // (DAY // timedelta(microseconds=1))
     return (pl.lit(as_of) - before * DAY).alias(CYCLE)
-
-
-def _every_day(daily: pl.LazyFrame, as_of: datetime) -> pl.LazyFrame:
-    """`daily` with an empty row for each day that a machine lacks, up to `SILENT_DAYS` after its last one."""
-    until = pl.min_horizontal(pl.col(CYCLE).max() + SILENT_DAYS * DAY, pl.lit(as_of))
-    spans = daily.group_by(_MACHINE).agg(pl.col(CYCLE).min().alias("first"), until.alias("until"))
-    grid = spans.select(_MACHINE, pl.datetime_ranges("first", "until", interval="1d").alias(CYCLE)).explode(
-        CYCLE
-    )
-    return grid.join(daily, on=[_MACHINE, CYCLE], how="left").with_columns(pl.col("telemetry").fill_null(0))
 
 
 def _usual(days: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from models.contracts import ROW, RULE, accept
 from models.errors import ContractError
-from models.machines.contracts import Failures
+from models.machines.contracts import Events
 from models.times import days, far_from_others, utc
 
 WRITTEN = {
@@ -211,7 +211,7 @@ def test_rows_after_the_clock_and_far_from_all_others_go_to_quarantine_with_the_
     times += [datetime(2099, 1, 1, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)]
     raw = pl.DataFrame({"machine_id": "1", "time": times, "component": "pump"}).with_row_index(ROW)
     accepted = accept(
-        raw, Failures, ("machine_id", "time"), covariates=False, timezone=None,
+        raw, Events, ("machine_id", "time"), covariates=False, timezone=None,
         latest=datetime(2024, 3, 1, tzinfo=UTC),
     )  # fmt: skip
     assert accepted.good["time"].to_list() == times[:30]
