@@ -23,8 +23,8 @@ import flows.sales  # noqa: F401
 from benchmarks.command_line import run_benchmark
 from flows import cluster
 from flows.workers import fork_from_here
+from models.scenario import with_shard
 from tasks.storage.store import Store
-from tasks.storage.tables import with_shard
 
 _SHARDS = 24
 

@@ -8,7 +8,6 @@ The checks train and score on the frames, so use small ones. They raise `Scenari
 
 import io
 import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ import polars as pl
 from polars.testing import assert_frame_equal
 
 from models.errors import AlmanacError
-from models.scenario import AsOf, File, FitResult, Scenario, Scores
+from models.scenario import AsOf, File, FitResult, Scenario, Scores, with_shard
 
 LOOKS_AHEAD = "looks past as_of"
 OTHER_KEYS = "rows depend on other keys"
@@ -57,7 +56,7 @@ class _Case:
         tables = {}
         for name, frame in self.frames.items():
             columns = self.scenario.tables[name].shard_by
-            whole = _with_shard(frame, columns, self.shards) if columns else frame
+            whole = with_shard(frame, columns, self.shards) if columns else frame
             own = whole if shard is None or not columns else whole.filter(pl.col("shard") == shard)
             tables[name] = own.lazy()
         return tables
@@ -243,14 +242,3 @@ def _times(scenario: Scenario, frames: Mapping[str, pl.DataFrame]) -> dict[str, 
         for column in scenario.tables[name].unique
         if frame.schema[column].is_temporal()
     }
-
-
-def _with_shard(frame: pl.DataFrame, columns: tuple[str, ...], shards: int) -> pl.DataFrame:
-    keys = frame.select(columns).unique()
-    numbers = [zlib.crc32("\x1f".join(map(str, row)).encode()) % shards for row in keys.iter_rows()]
-    return frame.join(
-        keys.with_columns(shard=pl.Series(numbers, dtype=pl.Int64)),
-        on=columns,
-        how="left",
-        maintain_order="left",
-    )

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+SCHEMA = {"slice": pl.String, "value_of_slice": pl.String, "metric": pl.String, "value": pl.Float64}
+"""The columns of metrics: a row per slice, value of the slice, and metric."""
+
 
 def pinball_loss(actual: pl.Expr, forecast: pl.Expr, q: float) -> pl.Expr:
     """Quantile (pinball) loss of one forecast, in the units of `actual`.

@@ -15,7 +15,7 @@ import polars as pl
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.evaluation import AFTERMATH
 from models.devices.options import Options
-from models.metrics import by_slice
+from models.metrics import SCHEMA, by_slice
 from models.scenario import TALLIES, ControlChart, Frames, GroundTruth
 
 GROUND_TRUTH = GroundTruth(
@@ -121,9 +121,8 @@ def _of_faults(sums: pl.LazyFrame) -> pl.DataFrame:
         .agg(alarms.alias("anomalies"), pl.col("first_anomaly").min())
         .sort(FAULT)
     )
-    nothing = {"slice": pl.String, "value_of_slice": pl.String, "metric": pl.String, "value": pl.Float64}
     if rows.is_empty():
-        return pl.DataFrame(schema=nothing)
+        return pl.DataFrame(schema=SCHEMA)
     delay = (pl.col("first_anomaly") - pl.col("fault_start")).dt.total_seconds() / 60
     by_fault = {
         "faults": pl.len(),
@@ -134,7 +133,7 @@ def _of_faults(sums: pl.LazyFrame) -> pl.DataFrame:
     if rows["anomalies"].sum():
         inside = pl.col("anomalies").filter(pl.col("phase").is_not_null()).sum() / alarms
         parts.append(by_slice(rows, {"precision": inside}, [None]))
-    return pl.concat(parts) if parts else pl.DataFrame(schema=nothing)
+    return pl.concat(parts) if parts else pl.DataFrame(schema=SCHEMA)
 
 
 def tallies(judged_rows: pl.DataFrame) -> pl.DataFrame:

@@ -63,11 +63,6 @@ def memory_of(hours: float, step: timedelta) -> timedelta:
     return max(hold_of(hours, step), MEMORY_INTERVALS * step) if hours else timedelta(0)
 
 
-def called_for_of(step: timedelta) -> timedelta:
-    """How long a fault after a calm time is called for, at a reading every `step`."""
-    return max(CALLED_FOR, FEWEST_CALLED * step)
-
-
 def with_new_normal(
     scores: Scores,
     readings: pl.LazyFrame,
@@ -92,7 +87,7 @@ def with_new_normal(
     past = scorer(model, keys, first - memory_of(options.hold_hours, step), first).rows
     shifts = _lasting(past.filter(pl.col("time") >= first - hold), first - hold, hold)
     usual = outside(past, faults, step)
-    called_for = called_for_of(step)
+    called_for = max(CALLED_FOR, FEWEST_CALLED * step)
     rows = with_memory(scores.rows, usual, first, options.alpha, called_for, without=shifts)
     if shifts.is_empty():
         return Scores(rows, scores.keys)

@@ -98,7 +98,10 @@ def _fit(grid: Grid, x: Floats, part: NDArray[np.bool_], choice: NDArray[np.int8
     course = channels.seasonal(design, daily)
     recent = channels.recent_level(x, center)
     outside = ~part[None, :]
-    widths = [_width(np.where(outside, x - e, np.nan)) for e in (expected, course, recent)]
+    distances = [np.abs(np.where(outside, x - e, np.nan)) for e in (expected, course, recent)]
+    widths = [
+        row_quantiles(one, (0.5, 0.9)) for one in distances
+    ]  # that half and a tenth of the cells exceed
     baseline = np.where(widths[1][:, 1] < 0.85 * widths[0][:, 1], SEASONAL, LEVEL).astype(np.int8)
     baseline[(widths[2] < 0.5 * np.minimum(widths[0], widths[1])).any(axis=1)] = LOCAL
     baseline = np.where(choice >= 0, choice, baseline).astype(np.int8)
@@ -112,11 +115,6 @@ def _fit(grid: Grid, x: Floats, part: NDArray[np.bool_], choice: NDArray[np.int8
     dof = np.where(baseline == SEASONAL, (daily != 0).sum(axis=1), np.where(baseline == LOCAL, 0, 1))
     scales = channels.fit_scales(x, expected, np.broadcast_to(part[None, :], x.shape), dof)
     return Fitted(baseline, profile, scales, x)
-
-
-def _width(rest: Floats) -> Floats:
-    """Distances that half and a tenth of the cells exceed, per row."""
-    return row_quantiles(np.abs(rest), (0.5, 0.9))
 
 
 def _regimes(x: Floats, sure: bool) -> Floats:

@@ -23,7 +23,7 @@ def tidy_rows(raw: pl.DataFrame) -> pl.DataFrame:
     for name, dtype in raw.schema.items():
         column = pl.col(name)
         if name == "machine_id":
-            changes.append(_id(column))
+            changes.append(column.cast(pl.String).str.strip_chars().str.replace(_WHOLE, "${1}"))
         elif name == "component":
             changes.append(_named(column).str.to_lowercase())
         elif name in ("error", "model"):
@@ -40,7 +40,3 @@ def words(column: pl.Expr) -> pl.Expr:
 
 def _named(column: pl.Expr) -> pl.Expr:
     return column.cast(pl.String).str.strip_chars().str.replace_all(r"\s+", " ")
-
-
-def _id(column: pl.Expr) -> pl.Expr:
-    return column.cast(pl.String).str.strip_chars().str.replace(_WHOLE, "${1}")

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from models.machines import costs
 from models.machines.features import under_work
-from models.machines.labels import OBSERVED, fails_within, next_failure_column
+from models.machines.labels import OBSERVED, fails_within, failure_time, next_failure_column
 from models.machines.options import Options
 from models.machines.risks import Model, Risk
+from models.metrics import SCHEMA
 
 JUDGED: dict[str, Any] = {
     "machine_id": pl.String,
@@ -116,10 +117,9 @@ def measures(rows: pl.DataFrame, options: Options) -> dict[str, float]:
         result["recall"] = hits / int(is_failure.sum())
         result["f1"] = 2 * hits / int(alarm.sum() + is_failure.sum())
         result["average_precision"] = average_precision(probability, is_failure)
-    p = np.clip(probability, _FLOOR, 1 - _FLOOR)
     result["calibration_error"] = calibration_error(probability, is_failure)
     result["brier"] = float(((probability - is_failure) ** 2).mean())
-    result["log_loss"] = float(-np.where(is_failure, np.log(p), np.log1p(-p)).mean())
+    result["log_loss"] = _log_loss(probability, is_failure)
     return result | _warnings(final_rows, options) | _savings(final_rows, options)
 
 
@@ -140,8 +140,7 @@ def metrics(rows: pl.DataFrame, options: Options) -> pl.DataFrame:
         parts.append(_long("any_component", f"{hours}h", _any_component(of)))
         parts.append(_long("first", f"{hours}h", first_looked_at(of, options.machines_per_day)))
     parts += [_long("life", name, results) for name, results in _lives(rows).items()]
-    schema = {"slice": pl.String, "value_of_slice": pl.String, "metric": pl.String, "value": pl.Float64}
-    return pl.concat([pl.DataFrame(schema=schema), *parts])
+    return pl.concat([pl.DataFrame(schema=SCHEMA), *parts])
 
 
 def average_precision(probability: NDArray[np.float64], is_failure: NDArray[np.bool_]) -> float:
@@ -190,17 +189,20 @@ def log_loss(rows: pl.DataFrame) -> float | None:
     """Mean log loss of judged rows that are not pending, with equal weight for each horizon; lower is better."""
     parts = []
     for _, of in rows.filter(pl.col("failed").is_not_null()).group_by("horizon_hours"):
-        p = np.clip(of["probability"].fill_null(0.0).to_numpy(), _FLOOR, 1 - _FLOOR)
-        parts.append(float(-np.where(of["failed"].to_numpy(), np.log(p), np.log1p(-p)).mean()))
+        parts.append(_log_loss(of["probability"].fill_null(0.0).to_numpy(), of["failed"].to_numpy()))
     return sum(sorted(parts)) / len(parts) if parts else None
+
+
+def _log_loss(probability: NDArray[np.float64], is_failure: NDArray[np.bool_]) -> float:
+    p = np.clip(probability, _FLOOR, 1 - _FLOOR)
+    return float(-np.where(is_failure, np.log(p), np.log1p(-p)).mean())
 
 
 def failures_of(rows: pl.DataFrame) -> pl.DataFrame:
     """The failures within the horizon of judged rows: machine_id, component, time, one row each."""
-    at = pl.col("time") + pl.duration(microseconds=(pl.col("next_failure_hours") * 3.6e9).round())
     return (
         rows.filter("failed")
-        .select(*costs.COMPONENT, at.alias("time"))
+        .select(*costs.COMPONENT, failure_time(pl.col("next_failure_hours")).alias("time"))
         .unique()
         .sort(*costs.COMPONENT, "time")
     )
@@ -210,11 +212,9 @@ def _warnings(rows: pl.DataFrame, options: Options) -> dict[str, float]:
     failures = failures_of(rows).height
     if not failures:
         return {"failures": 0.0}
-    at = pl.col("time") + pl.duration(microseconds=(pl.col("next_failure_hours") * 3.6e9).round())
     first = (
         rows.filter("failed", "above_threshold")
-        .with_columns(at.alias("failed_at"))
-        .group_by(*costs.COMPONENT, "failed_at")
+        .group_by(*costs.COMPONENT, failure_time(pl.col("next_failure_hours")).alias("failed_at"))
         .agg(pl.col("next_failure_hours").max())
     )["next_failure_hours"]
     result = {"failures": float(failures), "warned": len(first) / failures}
@@ -339,12 +339,5 @@ def _lives(rows: pl.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def _long(name: str, value: str, results: dict[str, float]) -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            "slice": [name] * len(results),
-            "value_of_slice": [value] * len(results),
-            "metric": list(results),
-            "value": list(results.values()),
-        },
-        schema={"slice": pl.String, "value_of_slice": pl.String, "metric": pl.String, "value": pl.Float64},
-    )
+    rows = [(name, value, metric, number) for metric, number in results.items()]
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")

@@ -17,7 +17,7 @@ import polars as pl
 
 from models.machines.estimators import Flags, Floats, Learner, Matrix
 from models.machines.features import Feature
-from models.machines.labels import OBSERVED, next_failure_column
+from models.machines.labels import OBSERVED, failure_time, next_failure_column
 from models.machines.lives import QUANTILES, Life, inverse, times
 from models.machines.options import Options
 from models.machines.risks import matrix
@@ -95,8 +95,7 @@ def _calibrated(life: Life, chance: Floats, remainder: Floats, median: Floats, w
 def _leads(rows: pl.LazyFrame, component: str) -> pl.DataFrame:
     """Per failure that follows some row: machine_id, and `hours` from the first such row to it."""
     hours = pl.col(next_failure_column(component))
-    at = (pl.col("time") + pl.duration(microseconds=(hours * 3.6e9).round())).alias("at")
-    some = rows.filter(hours.is_not_null()).select("machine_id", at, hours.alias("hours"))
+    some = rows.filter(hours.is_not_null()).select("machine_id", at=failure_time(hours), hours=hours)
     return some.group_by("machine_id", "at").agg(pl.col("hours").max()).collect()
 
 

@@ -31,6 +31,7 @@ from models.machines.rates import base_rates, failures_after, machine_hours, wit
 from models.machines.risks import BASE_RATE, MODEL, Risk, matrix
 from models.machines.sampling import DRAWN, Fold, masked_copies, shares
 from models.machines.vocabulary import Vocabulary
+from models.metrics import SCHEMA
 
 AT_ONCE = 2
 """Number of sets of estimators that are fitted at the same time, one per thread; their rows are in memory together."""
@@ -177,7 +178,14 @@ def _horizon(
     ]
     importance = [_importance(finals[c].estimator, c, hours, work.names) for c in components if c in finals]
     return Horizon(
-        hours, risks, holdouts, first, both, without, pl.concat([_no_metrics(), *importance]), hidden
+        hours,
+        risks,
+        holdouts,
+        first,
+        both,
+        without,
+        pl.concat([pl.DataFrame(schema=SCHEMA), *importance]),
+        hidden,
     )
 
 
@@ -368,10 +376,4 @@ def _importance(estimator: Estimator, component: str, hours: int, names: Sequenc
     rows = [
         (f"importance_{hours}h_{component}", n, "share", float(s)) for n, s in zip(names, share, strict=True)
     ]
-    return pl.DataFrame([k for k in rows if k[3] > 0], schema=_no_metrics().schema, orient="row")
-
-
-def _no_metrics() -> pl.DataFrame:
-    return pl.DataFrame(
-        schema={"slice": pl.String, "value_of_slice": pl.String, "metric": pl.String, "value": pl.Float64}
-    )
+    return pl.DataFrame([k for k in rows if k[3] > 0], schema=SCHEMA, orient="row")

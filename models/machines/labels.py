@@ -16,6 +16,11 @@ def next_failure_column(component: str) -> str:
     return f"{component}|next_failure_hours"
 
 
+def failure_time(hours: pl.Expr) -> pl.Expr:
+    """The time `hours` after the row's time."""
+    return pl.col("time") + pl.duration(microseconds=(hours * 3.6e9).round())
+
+
 def outcomes(
     rows: pl.DataFrame,
     failures: pl.LazyFrame,
@@ -60,10 +65,8 @@ def outcomes(
     end = pl.lit(observed_until).cast(pl.Datetime("us", "UTC"))
     if ends is not None:
         table = table.join(ends, on="machine_id", how="left", maintain_order="left")
-        last = pl.when(pl.all_horizontal(pl.lit(value=True), *(pl.col(n).is_null() for n in names))).then(
-            "ended"
-        )
-        end = pl.min_horizontal(end, last)
+        never = pl.all_horizontal(pl.lit(value=True), *(pl.col(n).is_null() for n in names))
+        end = pl.min_horizontal(end, pl.when(never).then("ended"))
     return table.sort("|row").select(
         *(((pl.col(name) - pl.col("time")).dt.total_microseconds() / _HOUR).alias(name) for name in names),
         ((end - pl.col("time")).dt.total_microseconds() / _HOUR).alias(OBSERVED),

@@ -6,7 +6,7 @@ from math import expm1
 
 import polars as pl
 
-from models.machines.labels import fails_within, next_failure_column
+from models.machines.labels import fails_within, failure_time, next_failure_column
 from models.machines.lives import times
 from models.machines.options import Options
 from models.machines.risks import BASE_RATE, NO_MODEL, Risk
@@ -15,10 +15,7 @@ from models.machines.risks import BASE_RATE, NO_MODEL, Risk
 def failures_after(rows: pl.LazyFrame, components: Sequence[str]) -> dict[str, int]:
     """The number of failures of each component after some row."""
     names = {c: next_failure_column(c) for c in components}
-    at = {
-        c: pl.struct("machine_id", pl.col("time") + pl.duration(microseconds=(pl.col(n) * 3.6e9).round()))
-        for c, n in names.items()
-    }
+    at = {c: pl.struct("machine_id", failure_time(pl.col(n))) for c, n in names.items()}
     counts = rows.select(at[c].filter(pl.col(names[c]).is_not_null()).n_unique().alias(c) for c in components)
     return {c: int(counts_of[0]) for c, counts_of in counts.collect().to_dict(as_series=False).items()}
 

@@ -160,17 +160,11 @@ class Machines(
         self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         """`rows`: see `training.rows_of`."""
-        words = Vocabulary.of_frame(context["vocabulary"])
-        training_options = _options(context, options)
-        return {
-            "rows": training.rows_of(
-                tables, words, context["observed"], training_options.train_from, training_options
-            )
-        }
+        return {"rows": training.rows_of_context(tables, context, training.options_of(context, options))}
 
     def fit(self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]) -> FitResult:
         words = Vocabulary.of_frame(context["vocabulary"])
-        return training.fit(parts["rows"], words, context["observed"], _options(context, options))
+        return training.fit(parts["rows"], words, context["observed"], training.options_of(context, options))
 
     def rebacktest(
         self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
@@ -323,12 +317,6 @@ class Machines(
         from models.machines.sections import sections
 
         return sections(run)
-
-
-def _options(context: Context, options: Mapping[str, Any]) -> Options:
-    """The options of a training, with windows that follow the interval of the telemetry."""
-    interval = Vocabulary.of_frame(context["vocabulary"]).interval_hours
-    return Options.of(options).at_interval(interval, training.span_hours(context["observed"]))
 
 
 def _begin(options: Options, until: datetime) -> datetime:

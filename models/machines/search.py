@@ -56,9 +56,7 @@ class MachinesSearch(Search):
         self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         """`rows`, those of a training: see `training.rows_of`."""
-        settings, words = Options.of(options), Vocabulary.of_frame(context["vocabulary"])
-        settings = settings.at_interval(words.interval_hours, training.span_hours(context["observed"]))
-        return {"rows": training.rows_of(tables, words, context["observed"], settings.train_from, settings)}
+        return {"rows": training.rows_of_context(tables, context, training.options_of(context, options))}
 
     def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
         """The cuts except the first after which some row is held out for every horizon."""
@@ -74,11 +72,9 @@ class MachinesSearch(Search):
     def losses(
         self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> Iterator[float]:
-        settings = Options.of(options)
+        settings = training.options_of(context, options)
         settings = replace(settings, training_rows=min(settings.training_rows, TRIAL_ROWS))
-        words = Vocabulary.of_frame(context["vocabulary"])
-        settings = settings.at_interval(words.interval_hours, training.span_hours(context["observed"]))
-        words, _ = training.without_leaks(parts["rows"], words, settings)
+        words, _ = training.without_leaks(parts["rows"], Vocabulary.of_frame(context["vocabulary"]), settings)
         work = horizons.Work(parts["rows"], words, used_features(words, settings), settings, [])
         ends = parts["rows"].select(pl.col("time").min().alias("first"), pl.col("time").max().alias("last"))
         cuts = _cuts(*ends.collect().row(0))

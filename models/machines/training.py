@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,7 +25,7 @@ from models.machines.risks import MODEL, Model, Risk, matrix
 from models.machines.sampling import STEPS, draw, folds, row_count
 from models.machines.service import out_of_service, record_ends
 from models.machines.vocabulary import OTHER, OTHER_COMPONENTS, Vocabulary, by_component
-from models.scenario import FitResult, Frames
+from models.scenario import Context, FitResult, Frames
 
 
 def rows_of(
@@ -52,9 +53,17 @@ def rows_of(
     return rows.with_columns(draw(rows, options.seed))
 
 
-def span_hours(period: pl.DataFrame) -> float:
-    """Hours from the first telemetry to the last."""
-    return float((period["last"].item() - period["first"].item()).total_seconds()) / 3600
+def options_of(context: Context, options: Mapping[str, Any]) -> Options:
+    """The options of a training, with windows that follow the interval of the telemetry."""
+    first, last = context["observed"].select("first", "last").row(0)
+    interval = Vocabulary.of_frame(context["vocabulary"]).interval_hours
+    return Options.of(options).at_interval(interval, (last - first).total_seconds() / 3600)
+
+
+def rows_of_context(tables: Frames, context: Context, options: Options) -> pl.DataFrame:
+    """`rows_of` the vocabulary and period of the context, from the first row time to learn from."""
+    vocabulary = Vocabulary.of_frame(context["vocabulary"])
+    return rows_of(tables, vocabulary, context["observed"], options.train_from, options)
 
 
 _SHOWN = 10
@@ -178,14 +187,14 @@ def without_leaks(
         flags = only_before_failures(rows, components, means, window_hours[0], hours)
         reasons["sensors"] = flags | leaks(rows, vocabulary, window_hours[0], options.horizons_hours)
     notes = [
-        f"{kind[:-1]} {name}: {reason}; it is "
+        f"{word} {name}: {reason}; it is "
         + (
             "kept"
             if name in options.keep_columns
             else f"left out. If it is known at that time, use --keep-column {name}"
         )
-        for kind, of_names in reasons.items()
-        for name, reason in sorted(of_names.items())
+        for word, kind in (("sensor", "sensors"), ("error", "errors"))
+        for name, reason in sorted(reasons[kind].items())
     ]
     rest = {
         kind: tuple(n for n in getattr(vocabulary, kind) if n not in names or n in options.keep_columns)

@@ -180,11 +180,6 @@ def _ladder_rows(short: pl.DataFrame, rows: pl.LazyFrame, context: Context, opti
     return pl.concat(parts) if parts else pl.DataFrame()
 
 
-def _without_plan(panel: Panel, origin: int) -> Panel:
-    """The panel without the covariates of weeks after `origin`."""
-    return replace(panel, covariates={name: v[: origin + 1] for name, v in panel.covariates.items()})
-
-
 def _statistical_parts(
     panel: Panel, skus: pl.DataFrame, as_of: date, has_plan: bool, options: Options
 ) -> dict[str, pl.DataFrame]:
@@ -193,7 +188,8 @@ def _statistical_parts(
     tests = []
     for origin in backtest_origins(panel, as_of, options) if trial.keys.height else ():
         params = statistical.fit(trial, origin, options.horizon, options.quantiles)
-        visible = trial if has_plan else _without_plan(trial, origin)
+        known = {name: values[: origin + 1] for name, values in trial.covariates.items()}
+        visible = trial if has_plan else replace(trial, covariates=known)
         steps = known_steps(panel, origin, options)
         tests.append(statistical.forecast(params, visible, origin, steps, options.quantiles))
     parts = {"statistical": statistical.fit(panel, panel.last, options.horizon, options.quantiles)}

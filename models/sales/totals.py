@@ -269,9 +269,13 @@ def _products(rows: pl.DataFrame) -> dict[tuple[str, bool], float]:
 
 
 def _factors(rows: pl.DataFrame, shares: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """The factor by which each band is wider than log-normal: kind, weeks, mass, factor."""
+    """The factor by which each band is wider than log-normal: kind, weeks, mass, factor.
+
+    A band is that from a quantile to its mirror image; `mass` is the probability between them.
+    """
     records = []
     origins = rows["origin"].n_unique()
+    masses = sorted({round(abs(2 * q - 1), 9) for q in options.quantiles} - {0.0})
     for kind, columns in BLOCKS.items():
         names = [pl.col(c).cast(pl.String) for c in columns] or [pl.lit("all")]
         sums = _sums(rows.with_columns(pl.concat_str(names).alias("value")), ("origin", "value"), (), shares)
@@ -281,7 +285,7 @@ def _factors(rows: pl.DataFrame, shares: pl.DataFrame, options: Options) -> pl.D
             median, spread = _log_normal(part)
             units = np.maximum(part["units"].to_numpy(), 1e-12)
             scores = np.minimum(np.abs(np.log(units) - median) / spread, FARTHEST)
-            for mass in _masses(options):
+            for mass in masses:
                 own = np.quantile(scores, min(1.0, mass * (1 + 1 / clusters))) if clusters else FARTHEST
                 own *= _tail(mass, origins) if weeks > 1 else 1.0
                 records.append((kind, weeks, mass, clusters, own / NormalDist().inv_cdf((1 + mass) / 2)))
@@ -307,11 +311,6 @@ def _tail(mass: float, origins: int) -> float:
 def _rounded(name: str) -> pl.Expr:
     """A column without the last digits, which depend on the order in which numbers are added."""
     return pl.col(name).round_sig_figs(BUNDLE_DIGITS)
-
-
-def _masses(options: Options) -> list[float]:
-    """The probability between each quantile and its mirror image."""
-    return sorted({round(abs(2 * q - 1), 9) for q in options.quantiles} - {0.0})
 
 
 def _log_normal(sums: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from models.scenario import Frames
 
 HISTORY_WEEKS = 52
 KEYS = 200
+PLANS = "Rows of the changed plan that differ from the stored one: before and now"
 NO_BAND = (
     "Sums are of medians. Quantiles do not add up, so a sum has no band here; if demand is skewed, a sum of medians lies "
     "below the expected total."
@@ -61,7 +62,7 @@ def sections(
         Section("Both plans", [Figures(figures), Text(text), _weeks(lines, bands)]),
         Section("Any SKU and store", [_explorer(lines, tables, as_of)] if lines.height else []),
         Section("What differs most", [_keys(lines)]),
-        Section("What differs in the plan", [_plans(plans)]),
+        Section("What differs in the plan", [Grid(plans, PLANS, limit=KEYS)]),
     ]
 
 
@@ -130,7 +131,3 @@ def _keys(lines: pl.DataFrame) -> Grid:
     forms = {"Difference, units": "+,.1f", "Difference": "+.1%"}
     forms |= {names[name]: ",.1f" for name in ("stored", "changed")}
     return Grid(frame, "Sums over the weeks", limit=KEYS, formats=forms, key={"sku": "SKU", "store": "Store"})
-
-
-def _plans(plans: pl.DataFrame) -> Grid:
-    return Grid(plans, "Rows of the changed plan that differ from the stored one: before and now", limit=KEYS)

@@ -55,7 +55,7 @@ from models.scenario.ground_truth import (
     HasControlCharts,
     HasGroundTruth,
 )
-from models.scenario.inputs import AsOf, Context, Frames, Table
+from models.scenario.inputs import AsOf, Context, Frames, Table, with_shard
 from models.scenario.results import Event, File, FitResult, PublishedTable, Scores
 from models.scenario.run_view import RunView
 from models.scenario.searches import Search
@@ -91,4 +91,5 @@ __all__ = [
     "Search",
     "Table",
     "WatchesInputs",
+    "with_shard",
 ]

@@ -1,7 +1,8 @@
 """The input tables of a scenario, each with its contract."""
 
 import dataclasses
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,14 @@ Context = Mapping[str, pl.DataFrame]
 """Small frames that every shard needs, by name; see `Scenario.context`."""
 
 AsOf = date | datetime
+
+
+def with_shard(frame: pl.DataFrame, columns: Sequence[str], shards: int) -> pl.DataFrame:
+    """`frame` with `shard`: the CRC-32 of `columns`, joined by the unit separator, modulo `shards`."""
+    keys = frame.select(columns).unique()
+    numbers = [zlib.crc32("\x1f".join(map(str, row)).encode()) % shards for row in keys.iter_rows()]
+    lookup = keys.with_columns(pl.Series("shard", numbers, dtype=pl.Int32))
+    return frame.drop("shard", strict=False).join(lookup, on=list(columns), how="left", maintain_order="left")
 
 
 @dataclass(frozen=True)

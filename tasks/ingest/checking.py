@@ -9,7 +9,7 @@ import polars as pl
 
 from models.contracts import QUARANTINE, ROW, RULE, UNKNOWN, last_of_each
 from models.errors import ContractError
-from models.scenario import Scenario, Table
+from models.scenario import Scenario, Table, with_shard
 from tasks.ingest import capture
 from tasks.ingest.alike import SUM, alike, sums
 from tasks.ingest.decimals import units_of, with_points
@@ -22,7 +22,6 @@ from tasks.ingest.wide import as_long
 from tasks.storage.layout import Layout
 from tasks.storage.staging import Staged
 from tasks.storage.store import Store
-from tasks.storage.tables import with_shard
 
 _STAGED_IN_MEMORY = 1_000_000
 _FEW_MESSAGES = 100

@@ -1,7 +1,6 @@
 """Delta tables: their files, shards and partitions."""
 
 import json
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -73,14 +72,6 @@ def add_action(path: str, size: int, rows: int, partition: Mapping[str, str]) ->
     """The action that commits a data file that is already in place."""
     modification_time = int(datetime.now(UTC).timestamp() * 1000)
     return AddAction(path, size, dict(partition), modification_time, True, json.dumps({"numRecords": rows}))
-
-
-def with_shard(frame: pl.DataFrame, columns: Sequence[str], shards: int) -> pl.DataFrame:
-    """`frame` with `shard`: the CRC-32 of `columns`, joined by the unit separator, modulo `shards`."""
-    keys = frame.select(columns).unique()
-    numbers = [zlib.crc32("\x1f".join(map(str, row)).encode()) % shards for row in keys.iter_rows()]
-    lookup = keys.with_columns(pl.Series("shard", numbers, dtype=pl.Int32))
-    return frame.drop("shard", strict=False).join(lookup, on=list(columns), how="left", maintain_order="left")
 
 
 def concat_lazy(frames: Iterable[pl.LazyFrame]) -> pl.LazyFrame:

@@ -12,9 +12,10 @@ from obstore.exceptions import GenericError
 from polars.testing import assert_frame_equal
 
 from models.addresses import CredentialError
+from models.scenario import with_shard
 from tasks.storage.faults import StoreError
 from tasks.storage.store import Store, digest
-from tasks.storage.tables import FILES_OF_A_PARTITION, with_shard
+from tasks.storage.tables import FILES_OF_A_PARTITION
 
 FRAME = pl.DataFrame({"a": [1, 2], "b": ["x", "y"]})
 
