@@ -140,9 +140,8 @@ def test_deployed_twice_there_are_no_duplicates(deployments, client, few, tmp_pa
 
 def test_two_trainings_do_not_hold_back_the_hours_scores(deployments, client, few, tmp_path):
     pool = tmp_path.name
-    output = deployments(
-        "deploy", "--prefect-file", few("train", "score"), ALMANAC_STORE=STORE, ALMANAC_POOL=pool
-    )
+    file = few("train", "score", change=scheduled_without_machines)
+    output = deployments("deploy", "--prefect-file", file, ALMANAC_STORE=STORE, ALMANAC_POOL=pool)
     assert output.status == 0, output.out + output.err
     assert list(queues(client, pool))[:4] == list(QUEUES)
     sales, devices, hour = (
@@ -194,6 +193,12 @@ def machines_only(deployments: list[dict[str, Any]]) -> None:
     deployments[:] = [one for one in deployments if "machines" in one["entrypoint"]]
 
 
+def scheduled_without_machines(deployments: list[dict[str, Any]]) -> None:
+    deployments[:] = [
+        one for one in deployments if "machines" not in one["entrypoint"] and one.get("schedules")
+    ]
+
+
 def with_two_schedules(deployments: list[dict[str, Any]]) -> None:
     for one in deployments:
         if one["entrypoint"].endswith("forecast"):
@@ -205,9 +210,7 @@ def later(deployments: list[dict[str, Any]]) -> None:
     deployments[0]["schedules"][0]["cron"] = "0 7 * * 1"
 
 
-def test_what_runs_depend_on_is_asked_and_each_thing_that_is_wrong_says_what_to_do(
-    deployments, local, few, tmp_path
-):
+def test_what_runs_depend_on_is_asked_and_each_thing_that_is_wrong_says_what_to_do(deployments, tmp_path):
     pool = {"ALMANAC_STORE": str(tmp_path / "store"), "ALMANAC_POOL": tmp_path.name}
     before = deployments("check", ALMANAC_ALERT_BLOCK="slack-webhook/nobody", **pool)
     assert before.status == 1
@@ -216,8 +219,6 @@ def test_what_runs_depend_on_is_asked_and_each_thing_that_is_wrong_says_what_to_
     assert verdicts == dict.fromkeys(right, "right") | {"worker": "WRONG", "alerts": "WRONG"}
     assert f"there is no work pool {tmp_path.name} yet" in before.out
     assert "slack-webhook/nobody: the server has no such block" in before.out
-    assert deployments("deploy", "--prefect-file", few("housekeeping"), **pool).status == 0
-    assert f"no worker serves the work pool {tmp_path.name}" in deployments("check", **pool).out
     away = deployments("check", PREFECT_API_URL="http://127.0.0.1:9/api", **pool)
     assert away.status == 1
     assert "no Prefect server answers there" in away.out
@@ -292,6 +293,7 @@ def test_a_worker_runs_a_deployment_with_the_store_of_the_environment(
     steps.put(store)
     pool = {"ALMANAC_STORE": store.uri, "ALMANAC_POOL": tmp_path.name}
     assert deployments("deploy", "--prefect-file", few("housekeeping"), **pool).status == 0
+    assert f"no worker serves the work pool {tmp_path.name}" in deployments("check", **pool).out
     assert local.start_worker(environment({"PREFECT_API_URL": local.url, **pool}))
     assert not local.start_worker(environment({"PREFECT_API_URL": local.url, **pool}))
     deployment = client.read_deployment_by_name(f"housekeeping/daily-{tmp_path.name}")
@@ -303,6 +305,7 @@ def test_a_worker_runs_a_deployment_with_the_store_of_the_environment(
     wait_until(
         lambda: "Finished in state Completed()" in logs(client, run.id), 30, "its log is on the server"
     )
+    assert f"local serves the work pool {tmp_path.name}" in deployments("check", **pool).out
 
 
 def logs(client, run: Any) -> list[str]:
