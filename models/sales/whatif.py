@@ -15,6 +15,7 @@ import polars as pl
 
 from models.errors import ContractError
 from models.sales import categories, totals
+from models.sales.gaps import other_scales
 from models.sales.names import suggestion
 from models.sales.neighbours import PRICE
 from models.sales.options import Options
@@ -62,6 +63,7 @@ def usable(rows: pl.DataFrame, tables: Frames, as_of: date, horizon: int) -> tup
     if strange:
         notes.append(f"The history lacks {_listed(strange)}: the forecast does not use these columns.")
     notes += categories.notes(rows.lazy(), categories.of_history(tables, as_of), as_of)
+    notes += other_scales({**tables, "plan": rows.lazy()}, as_of)
     new = rows.select(KEY).unique().join(stored_keys, on=KEY, how="anti").sort(KEY)
     if new.height:
         pairs = _listed([f"{sku} in {store}" for sku, store in new.iter_rows()])

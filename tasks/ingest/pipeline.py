@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from prefect import task
 
-from models.scenario import Scenario
+from models.scenario import Scenario, Table
 from tasks.ingest import capture
 from tasks.ingest.checking import Intake, Request, check_table, refuse_alike, refuse_unused
 from tasks.ingest.fixed_options import fix_options, fixed_options
@@ -91,6 +91,7 @@ def ingest(
         for name, source in sources.items():
             intake = check_table(request, name, tables, folder / name)
             if intake.good.height:
+                intake.alike += _gaps(scenario.tables[name], intake, tables.get(name))
                 tables[name] = concat_lazy([*([tables[name]] if name in tables else []), intake.good.rows()])
                 refuse_alike(source, tables[name].collect_schema().names())
             intakes[name] = intake
@@ -134,6 +135,16 @@ def _stored(scenario: Scenario, store: Store) -> dict[str, pl.LazyFrame]:
     """The input tables that exist already."""
     paths = {name: Layout(scenario.name).table(name) for name in scenario.tables}
     return {name: rows for name, path in paths.items() if (rows := store.find(path)) is not None}
+
+
+def _gaps(table: Table, intake: Intake, stored_rows: pl.LazyFrame | None) -> tuple[str, ...]:
+    """A note on further columns of the stored rows that the new ones lack."""
+    if stored_rows is None or not table.covariates:
+        return ()
+    columns = intake.good.rows().collect_schema()
+    names = [f"'{name}'" for name in stored_rows.collect_schema() if name not in columns]
+    text = f"{table.name}: earlier files had {', '.join(names)}, which {'is' if len(names) == 1 else 'are'} missing here"
+    return (f"{text}: unknown in new rows, as before in stored ones.",) if names else ()
 
 
 def _previewed(request: Request, name: str, intake: Intake) -> IngestResult:

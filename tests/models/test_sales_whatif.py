@@ -59,6 +59,12 @@ def test_unknown_skus_and_stores_and_weeks_that_are_not_forecast_are_told_and_le
         whatif.usable(plan.filter(sku="a1"), TABLES, AS_OF, 2)
 
 
+def test_a_plan_in_cents_is_noted_if_prices_on_record_are_in_euros():
+    _, notes = whatif.usable(rows(("A", "1", FIRST, 200.0), columns="price"), TABLES, AS_OF, 2)
+    assert "price is on another scale in the plan than in the history for 1 of 1 SKUs, e.g. A" in notes[-1]
+    assert not whatif.usable(rows(("A", "1", FIRST, 1.5), columns="price"), TABLES, AS_OF, 2)[1]
+
+
 def test_keys_of_the_same_sku_or_store_are_affected_and_others_are_not():
     keys = pl.DataFrame({"sku": ["A", "A", "B", "B"], "store": ["1", "2", "1", "2"]})
     pairs = whatif.affected(keys, rows(("A", "1", FIRST, 1.0), columns="price"))

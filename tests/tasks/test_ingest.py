@@ -674,6 +674,15 @@ def test_a_column_of_words_for_unknown_holds_no_words_so_that_numbers_may_follow
     assert store.scan("sales/plan").collect()["deal"].null_count() == plan.height
 
 
+def test_a_column_that_earlier_files_had_is_noted_where_it_is_missing(store, tmp_path):
+    rows = sales().with_columns(promo=pl.lit(1), deal=pl.lit("leaflet"))
+    assert read(store, "history", csv(tmp_path, rows), SALES).alike == ()
+    result = read(store, "history", csv(tmp_path, sales()), SALES, dry_run=True)
+    assert result.alike == (
+        "history: earlier files had 'promo', 'deal', which are missing here: unknown in new rows, as before in stored ones.",
+    )
+
+
 def test_percentages_beside_fractions_are_neither_numbers_nor_words(store, tmp_path):
     discounts = pl.Series(["10%", "0.2"] * sales().height).head(sales().height)
     result = read(store, "history", csv(tmp_path, sales().with_columns(discount=discounts)), SALES)
