@@ -114,27 +114,43 @@ def distances(x: Floats, expected: Floats, scales: Scales, first: int = 0) -> tu
     rest = x - expected
     jumps = jumps_of(rest, scales.autocorrelation)
     spread = log_spread(jumps, scales.jump, first)
-    again = -np.log(scales.flat)[:, None] * (runs(x)[:, first:] - 1)
-    greatest = np.full(rest[:, first:].shape, np.nan)
-    cause = np.full(greatest.shape, -1, np.int8)
-    absent = np.isnan(x[:, first:])
+    level = weighted_mean(rest, LEVEL_WEIGHTS, first=first)
+    return _greatest(
+        x[:, first:], rest[:, first:], jumps[:, first:], level, spread, runs(x)[:, first:], scales
+    )
+
+
+def _greatest(
+    x: Floats,
+    rest: Floats,
+    jumps: Floats,
+    level: Floats,
+    spread: Floats,
+    lengths: NDArray[np.int16],
+    scales: Scales,
+) -> tuple[Floats, NDArray[np.int8]]:
+    """As `distances`, from what the channels measure; `lengths` are those of runs."""
+    again = -np.log(scales.flat)[:, None] * (lengths - 1)
+    greatest = np.full(x.shape, -np.inf)
+    cause = np.full(x.shape, -1, np.int8)
     for number, z in enumerate(
         (
-            np.abs(rest[:, first:]) / scales.scale[:, None],
-            np.abs(jumps[:, first:]) / scales.jump[:, None],
-            np.abs(weighted_mean(rest, LEVEL_WEIGHTS, first=first)) / scales.level[:, None],
+            np.abs(rest) / scales.scale[:, None],
+            np.abs(jumps) / scales.jump[:, None],
+            np.abs(level) / scales.level[:, None],
             np.abs(spread - scales.usual_spread[:, None]) / scales.spread[:, None],
             np.sqrt(2 * again),
         )
     ):
-        more = ~absent & (np.isnan(greatest) | (z > greatest)) & ~np.isnan(z)
-        greatest = np.where(more, z, greatest)
-        cause[more] = number
-    return greatest, cause
+        more = z > greatest
+        np.copyto(greatest, z, where=more)
+        np.copyto(cause, np.int8(number), where=more)
+    absent = np.isnan(x) | (cause < 0)
+    return np.where(absent, np.nan, greatest), np.where(absent, np.int8(-1), cause)
 
 
-def fit_scales(x: Floats, expected: Floats, fit: NDArray[np.bool_], dof: Floats) -> Scales:
-    """Robust scales of each sensor from the cells where `fit`: medians, and clipped products.
+def fit_scales(x: Floats, expected: Floats, fit: NDArray[np.bool_], dof: Floats) -> tuple[Scales, Floats]:
+    """Robust scales of each sensor from the cells where `fit`, by medians and clipped products; the scores of all cells.
 
     The scales of level and spread are at least those of AR(1) noise, because the past has few independent
     windows. `dof` are the degrees of freedom of `expected`: its own error, which lasts, is part of the scale of the level.
@@ -145,21 +161,22 @@ def fit_scales(x: Floats, expected: Floats, fit: NDArray[np.bool_], dof: Floats)
     phi = autocorrelation_of(inside / scale[:, None])
     jumps = jumps_of(rest, phi)
     jump = robust_scale(np.where(fit, jumps, np.nan), 0.05 * scale)
-    spread = np.where(fit, log_spread(jumps, jump), np.nan)
-    usual = row_quantiles(spread, (0.5,))[:, 0]
-    levels = np.where(fit, weighted_mean(rest, LEVEL_WEIGHTS), np.nan)
+    spread, level = log_spread(jumps, jump), weighted_mean(rest, LEVEL_WEIGHTS)
+    spread_inside = np.where(fit, spread, np.nan)
+    usual = row_quantiles(spread_inside, (0.5,))[:, 0]
     same = fit & ~np.isnan(rest) & ~np.isnan(lagged(rest, 1))
     error = dof * (1 + phi) / (1 - phi) / np.maximum((~np.isnan(inside)).sum(axis=1), 1)
     repeats = (same & (x == lagged(x, 1))).sum(axis=1)
-    return Scales(
+    scales = Scales(
         scale=scale,
         autocorrelation=phi,
         jump=jump,
-        level=robust_scale(levels, scale * np.sqrt(level_ratio(phi) ** 2 + error)),
+        level=robust_scale(np.where(fit, level, np.nan), scale * np.sqrt(level_ratio(phi) ** 2 + error)),
         usual_spread=np.where(np.isnan(usual), 0.0, usual),
-        spread=robust_scale(spread, np.full(len(x), _SPREAD_OF_GAUSSIAN)),
+        spread=robust_scale(spread_inside, np.full(len(x), _SPREAD_OF_GAUSSIAN)),
         flat=(repeats + 1.0) / (same.sum(axis=1) + 2.0),
     )
+    return scales, _greatest(x, rest, jumps, level, spread, runs(x), scales)[0]
 
 
 def robust_scale(x: Floats, least: Floats | None = None) -> Floats:

@@ -109,7 +109,7 @@ class Panel:
     def only(self, keys: pl.DataFrame) -> "Panel":
         """The readings of `keys`, a subset of the panel's keys, in the panel's order."""
         place = self.keys.with_row_index("old").join(keys, on=list(KEY), how="semi").with_row_index("new")
-        places = place.select(pl.col("old").cast(pl.Int64).alias("row"), pl.col("new").cast(pl.Int64))
+        places = place.select(pl.col("old").cast(pl.Int32).alias("row"), pl.col("new").cast(pl.Int32))
         cells = self.cells.join(places, on="row", how="inner").sort("new")
         cells = cells.select(pl.col("new").alias("row"), "column", "mean")
         return replace(self, keys=place.select(self.keys.columns), cells=cells)
@@ -129,12 +129,14 @@ def panel_of(
     cells = (
         rows.join(in_order.with_row_index("row").lazy(), on=list(KEY), how="inner")
         .select(
-            pl.col("row").cast(pl.Int64),
-            ((pl.col("time") - pl.lit(start, TIME)).dt.total_microseconds() // step).alias("column"),
+            pl.col("row").cast(pl.Int32),
+            ((pl.col("time") - pl.lit(start, TIME)).dt.total_microseconds() // step)
+            .cast(pl.Int32)
+            .alias("column"),
             "mean",
         )
         .sort("row")
-        .collect()
+        .collect(engine="streaming")
     )
     return Panel(in_order, cells, start, (end - start) // interval, interval)
 
@@ -184,12 +186,9 @@ def row_quantiles(x: Floats, quantiles: tuple[float, ...]) -> Floats:
 
 def ages(event: NDArray[np.bool_], cap: int = LOOKBACK) -> NDArray[np.int16]:
     """The number of consecutive columns, including this one, for which `event` has held, at most `cap`."""
-    age = np.zeros(event.shape, np.int16)
-    current = np.zeros(len(event), np.int16)
-    for t in range(event.shape[1]):
-        current = np.where(event[:, t], np.minimum(current + 1, cap), 0).astype(np.int16)
-        age[:, t] = current
-    return age
+    columns = np.arange(1, event.shape[1] + 1, dtype=np.int32)
+    last_without = np.maximum.accumulate(np.where(event, 0, columns), axis=1)
+    return np.minimum(columns - last_without, cap).astype(np.int16)
 
 
 def exchangeable(n: NDArray[np.int64], longest: int) -> Floats:

@@ -46,7 +46,7 @@ class Options:
     backtest_devices: int = 500
     """Approximate number of devices in the backtest."""
     cells: int = 250_000
-    """Number of readings that are processed at a time; the result does not depend on it."""
+    """Number of readings that are processed at a time, on which memory depends and the result does not."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Options":

@@ -19,6 +19,8 @@ HOUR = timedelta(hours=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 REGULAR, FEWEST_GAPS = 0.75, 20
 _DENSE = 0.6
+GRIDS = 16
+"""The number of grids whose readings are held in memory; the result does not depend on it."""
 
 
 def paces_of(readings: pl.LazyFrame, step: timedelta) -> pl.DataFrame:
@@ -68,15 +70,33 @@ def panels(
 ) -> Iterator[Panel]:
     """Readings (device, tag, time, mean) from `start` to `end` at each pace, as `grid.panel_of`, the fastest first.
 
-    `paces` are the sensors with their pace. `end` is a whole hour. `zones` are as in `grid.with_timezone`.
+    `paces` are the sensors with their pace. `end` is a whole hour. `zones` are as in `grid.with_timezone`. A panel holds
+    whole devices, and the readings of about `GRIDS` grids.
     """
     for (pace,), keys in (
         paces.sort("pace", *KEY).partition_by("pace", as_dict=True, maintain_order=True).items()
     ):
         step = options.step * int(pace)
-        recent = readings.filter(pl.col("time") >= start, pl.col("time") < end)
-        recent = recent if pace == 1 else at_pace(recent, step)
-        yield panel_of(recent, with_timezone(keys, zones, options.timezone), floor(start, step), end, step)
+        for some in portions(keys, GRIDS * options.cells // max(1, (end - start) // step)):
+            recent = of_devices(readings, some).filter(pl.col("time") >= start, pl.col("time") < end)
+            recent = recent if pace == 1 else at_pace(recent, step)
+            yield panel_of(
+                recent, with_timezone(some, zones, options.timezone), floor(start, step), end, step
+            )
+
+
+def portions(keys: pl.DataFrame, size: int) -> list[pl.DataFrame]:
+    """`keys`, sorted by device, in portions of about `size` keys at most, in which devices are whole."""
+    portion = (pl.col("portion").min().over("device") // max(1, size)).alias("portion")
+    numbers = keys.with_row_index("portion").with_columns(portion)
+    return numbers.partition_by("portion", maintain_order=True, include_key=False)
+
+
+def of_devices(readings: pl.LazyFrame, keys: pl.DataFrame) -> pl.LazyFrame:
+    """The readings of the devices of `keys`, which are sorted; what a file holds of others is not kept in memory."""
+    devices, device = keys["device"], pl.col("device")
+    range_of_devices = device.is_between(pl.lit(devices.first()), pl.lit(devices.last()))
+    return readings.filter(range_of_devices, device.is_in(devices.unique().implode()))
 
 
 def at_pace(readings: pl.LazyFrame, step: timedelta) -> pl.LazyFrame:

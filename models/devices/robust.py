@@ -35,17 +35,28 @@ class Fitted:
     """`baseline` is the position in `BASELINES` for each sensor.
 
     `profile` (S, PROFILE) holds the sensor's harmonics or, with `regimes`, its levels, then NaN.
-    `clean` is the history without the episodes that count as faults.
+    `clean` is the history without the episodes that count as faults, `expected` its expected values, and `scores` its
+    scores.
     """
 
     baseline: NDArray[np.int8]
     profile: Floats
     scales: Scales
     clean: Floats
+    expected: Floats
+    scores: Floats
 
     def take(self, rows: NDArray[np.int64]) -> "Fitted":
         """The sensors at `rows`, in that order."""
-        return Fitted(self.baseline[rows], self.profile[rows], self.scales.take(rows), self.clean[rows])
+        history = (self.clean[rows], self.expected[rows], self.scores[rows])
+        return Fitted(self.baseline[rows], self.profile[rows], self.scales.take(rows), *history)
+
+    def put(self, rows: NDArray[np.int64], other: "Fitted") -> None:
+        """Replace the sensors at `rows` by those of `other`."""
+        for name in Scales.__dataclass_fields__:
+            getattr(self.scales, name)[rows] = getattr(other.scales, name)
+        for name in ("baseline", "profile", "clean", "expected", "scores"):
+            getattr(self, name)[rows] = getattr(other, name)
 
     def frame(self, keys: pl.DataFrame) -> pl.DataFrame:
         """One row per sensor: device, tag, `baseline`, `profile` and the scales."""
@@ -58,7 +69,7 @@ class Fitted:
         """The inverse of `frame`, without the history."""
         scales = Scales(*(frame[name].to_numpy() for name in Scales.__dataclass_fields__))
         profile = frame["profile"].to_numpy().reshape(-1, PROFILE)
-        return cls(frame["baseline"].to_numpy(), profile, scales, np.empty((frame.height, 0)))
+        return cls(frame["baseline"].to_numpy(), profile, scales, *(np.empty((frame.height, 0)),) * 3)
 
 
 def fit(grid: Grid, part: NDArray[np.bool_], choice: NDArray[np.int8] | None = None) -> Fitted:
@@ -69,21 +80,13 @@ def fit(grid: Grid, part: NDArray[np.bool_], choice: NDArray[np.int8] | None = N
     the history, count as faults and are left out; anything more is the sensor's normal behaviour.
     """
     choice = np.full(len(grid.values), -1, np.int8) if choice is None else choice
-    first = _fit(grid, grid.values, part, choice)
-    suspects = _suspects(grid, first)
-    if not suspects.any():
-        return first
+    result = _fit(grid, grid.values, part, choice)
+    suspects = _suspects(grid, result.scores)
     rows = np.flatnonzero(suspects.any(axis=1))
-    clean = grid.values.copy()
-    clean[suspects] = np.nan
-    again = _fit(grid.take(rows), clean[rows], part, choice[rows])
-    baseline, profile = first.baseline.copy(), first.profile.copy()
-    baseline[rows], profile[rows] = again.baseline, again.profile
-    scales = {}
-    for name in Scales.__dataclass_fields__:
-        scales[name] = getattr(first.scales, name).copy()
-        scales[name][rows] = getattr(again.scales, name)
-    return Fitted(baseline, profile, Scales(**scales), clean)
+    if len(rows):
+        clean = np.where(suspects[rows], np.nan, grid.values[rows])
+        result.put(rows, _fit(grid.take(rows), clean, part, choice[rows]))
+    return result
 
 
 def _fit(grid: Grid, x: Floats, part: NDArray[np.bool_], choice: NDArray[np.int8]) -> Fitted:
@@ -113,8 +116,8 @@ def _fit(grid: Grid, x: Floats, part: NDArray[np.bool_], choice: NDArray[np.int8
             profile[s, : len(regimes)] = regimes
     expected = expected_of(grid, x, baseline, profile)
     dof = np.where(baseline == SEASONAL, (daily != 0).sum(axis=1), np.where(baseline == LOCAL, 0, 1))
-    scales = channels.fit_scales(x, expected, np.broadcast_to(part[None, :], x.shape), dof)
-    return Fitted(baseline, profile, scales, x)
+    scales, scores = channels.fit_scales(x, expected, np.broadcast_to(part[None, :], x.shape), dof)
+    return Fitted(baseline, profile, scales, x.copy(), expected, scores)
 
 
 def _regimes(x: Floats, sure: bool) -> Floats:
@@ -184,10 +187,9 @@ def _days(grid: Grid) -> Floats:
     return days
 
 
-def _suspects(grid: Grid, parameters: Fitted) -> NDArray[np.bool_]:
+def _suspects(grid: Grid, scores: Floats) -> NDArray[np.bool_]:
     """Cells that count as faults: far out, in few episodes."""
-    score, _ = score_of(grid, parameters)
-    out = np.nan_to_num(score) > _SUSPECT
+    out = np.nan_to_num(scores) > _SUSPECT
     near = out.copy()
     for lag in range(1, 6):
         near[:, lag:] |= out[:, :-lag]
@@ -217,9 +219,3 @@ def _nearest(x: Floats, levels: Floats) -> Floats:
         level = levels[:, i : i + 1]
         nearest = np.where(np.abs(x - level) < np.abs(x - nearest), level, nearest)
     return nearest
-
-
-def score_of(grid: Grid, parameters: Fitted, first: int = 0) -> tuple[Floats, NDArray[np.int8]]:
-    """Scores and causes (see `channels.distances`) of the columns of `grid` from `first` on."""
-    expected = expected_of(grid, grid.values, parameters.baseline, parameters.profile)
-    return channels.distances(grid.values, expected, parameters.scales, first)

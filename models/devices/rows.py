@@ -83,7 +83,7 @@ class Block:
 
 
 def rows_of(block: Block, options: Options) -> pl.DataFrame:
-    """The rows of a block: one for each reading, and for each missing reading that is unusual."""
+    """The rows of a block: one for each reading, and for each missing reading that is unusual; `row` is the sensor's."""
     value = block.grid.values[:, LOOKBACK:]
     absent = np.isnan(value)
     is_missing = block.cause == CAUSES.index("missing")
@@ -102,8 +102,9 @@ def rows_of(block: Block, options: Options) -> pl.DataFrame:
                 np.where(cause < 0, len(CAUSES), cause)
             ),
             *(pl.Series(name, a[row, column], nan_to_null=True) for name, a in bands.items()),
+            pl.Series("row", row),
         ]
-    ).select(with_verdict(options))
+    ).select(*with_verdict(options), "row")
 
 
 def with_verdict(options: Options) -> list[pl.Expr]:

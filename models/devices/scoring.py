@@ -27,7 +27,7 @@ from models.devices.detectors import DETECTORS
 from models.devices.grid import LOOKBACK, Floats, Grid, panel_of, with_timezone
 from models.devices.model import DISCRETE_RUNGS, ROBUST_RUNGS, RUNGS, Model
 from models.devices.options import HIGHEST_ALPHA, Options
-from models.devices.pace import at_pace, by_pace, ceiling, floor
+from models.devices.pace import at_pace, by_pace, ceiling, floor, of_devices, portions
 from models.devices.rows import CAUSES, SCORES, Block, rows_of, with_verdict
 from models.scenario import Scores
 
@@ -54,11 +54,14 @@ def score(
 
     first, labels = as_of - HOUR, pl.DataFrame() if faults is None else faults
     parts = []
-    for pace, some in by_pace(model.frames, keys):
-        scores = scorer(model, some, first, as_of)
-        parts.append(
-            new_normal.with_new_normal(scores, readings, labels, first, as_of, options, scorer, model, pace)
-        )
+    for portion in portions(keys.sort(*KEY), options.cells // (LOOKBACK + HOUR // options.step)):
+        for pace, some in by_pace(model.frames, portion):
+            scores = scorer(model, some, first, as_of)
+            parts.append(
+                new_normal.with_new_normal(
+                    scores, readings, labels, first, as_of, options, scorer, model, pace
+                )
+            )
     return _together(parts)
 
 
@@ -98,8 +101,7 @@ def _at_pace(
     """Scores of keys whose detectors treat `pace` intervals as one. A row has the time of its last reading."""
     step = pace * options.step
     start = floor(first, step) - LOOKBACK * step
-    recent = readings.filter(pl.col("time") >= start, pl.col("time") < until)
-    recent = recent.join(keys.lazy().select("device").unique(), on="device", how="semi")
+    recent = of_devices(readings, keys.sort(*KEY)).filter(pl.col("time") >= start, pl.col("time") < until)
     steps = recent if pace == 1 else at_pace(recent, step).collect().lazy()
     sensors = with_timezone(_sensors(model, keys), model.frames["sensors"], options.timezone)
     panel = panel_of(steps, sensors, start, ceiling(until, step), step)
@@ -142,12 +144,22 @@ def _score_grid(
     _score_discrete(model, block, rungs["rung"])
     _score_pooled(model, block, rungs["rung"], options)
     _score_missing(model, block, rungs["rung"])
-    rows = rows_of(block, options)
-    together, outcome = _joint_rows(model, block, keys, options)
-    rows = pl.concat([rows.join(keys, on=list(KEY), how="semi"), together])
+    own, together, outcome = _joint_rows(model, block, keys, options)
+    rows = rows_of(block, options).join(keys, on=list(KEY), how="semi", maintain_order="left")
+    rows = _in_order([(grid.keys, rows), (own, together)])
     sensors = keys.filter(pl.col("tag") != JOINT_TAG)
     sensors = key_status.of_sensors(model, block, rungs, options).join(sensors, on=list(KEY), how="semi")
     return rows, pl.concat([sensors, outcome])
+
+
+def _in_order(parts: list[tuple[pl.DataFrame, pl.DataFrame]]) -> pl.DataFrame:
+    """The rows of all parts (keys and their rows, see `rows_of`) by key, in their order: sorting numbers is fast."""
+    order = pl.concat([keys.select(KEY) for keys, _ in parts]).with_row_index("row").sort(*KEY)["row"]
+    place, first, frames = np.argsort(order.to_numpy()), 0, []
+    for keys, rows in parts:
+        frames.append(rows.with_columns(pl.Series("row", place[first + rows["row"].to_numpy()])))
+        first += keys.height
+    return pl.concat(frames).sort("row", maintain_order=True).drop("row")
 
 
 def _without_sentinels(model: Model, grid: Grid) -> Grid:
@@ -257,8 +269,8 @@ def _score_missing(model: Model, block: Block, rung: pl.Series) -> None:
 
 def _joint_rows(
     model: Model, block: Block, keys_of_grid: pl.DataFrame, options: Options
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rows and outcomes of the joint detectors among the requested keys."""
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Keys, rows (see `rows_of`) and outcomes of the joint detectors among the requested keys."""
     keys = keys_of_grid.filter(pl.col("tag") == JOINT_TAG).sort("device")
     params = pl.DataFrame(schema=joint.SCHEMA)
     if "joint" in model.frames:
@@ -279,7 +291,8 @@ def _joint_rows(
             pl.Series("value", distance[row, column]),
             pl.Series("score", scores[row, column]),
             pl.Series("p_value", p[row, column], nan_to_null=True),
+            pl.Series("row", row),
         ]
     ).with_columns(rung=pl.lit("joint"), cause=pl.lit("joint"), expected=nothing, low=nothing, high=nothing)
     counts = own.with_columns(pl.Series("rows", (~np.isnan(scores)).sum(axis=1), dtype=pl.Int64))
-    return rows.select(with_verdict(options)), key_status.of_joint(keys, counts)
+    return own, rows.select(*with_verdict(options), "row"), key_status.of_joint(keys, counts)

@@ -45,14 +45,11 @@ class _Own:
     grid: Grid
     part: NDArray[np.bool_]
     fitted: robust.Fitted
-    scores: Floats
     units: Floats
 
     def take(self, rows: NDArray[np.int64]) -> "_Own":
         """The sensors at `rows`, in that order."""
-        return _Own(
-            self.grid.take(rows), self.part, self.fitted.take(rows), self.scores[rows], self.units[rows]
-        )
+        return _Own(self.grid.take(rows), self.part, self.fitted.take(rows), self.units[rows])
 
 
 def fit_columns(grid: Grid) -> NDArray[np.bool_]:
@@ -208,12 +205,9 @@ def _detectors(
 
 def _fit_own(grid: Grid, part: NDArray[np.bool_], kind: pl.Series) -> _Own:
     choice = kind.replace_strict(BASELINE_OF, default=-1, return_dtype=pl.Int8).to_numpy()
-    parameters = robust.fit(grid, part, choice)
-    clean = replace(grid, values=parameters.clean)
-    scores, _ = robust.score_of(clean, parameters)
-    expected = robust.expected_of(clean, clean.values, parameters.baseline, parameters.profile)
-    units = (clean.values - expected) / parameters.scales.scale[:, None]
-    return _Own(clean, part, parameters, scores, units)
+    fitted = robust.fit(grid, part, choice)
+    units = (fitted.clean - fitted.expected) / fitted.scales.scale[:, None]
+    return _Own(replace(grid, values=fitted.clean), part, fitted, units)
 
 
 @dataclass(frozen=True)
@@ -247,7 +241,7 @@ def _detector(
 
     It is fitted on all readings, and calibrated on those that are not suspected of a fault.
     """
-    scores = own.scores
+    scores = own.fitted.scores
     if options.detector in DETECTORS:
         detector = DETECTORS[options.detector]
         params = detector.fit(grid, own.part, options.seed, **options.of_detector)

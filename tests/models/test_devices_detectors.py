@@ -27,6 +27,7 @@ from models.devices import (
 from models.devices.aggregation import aggregate, points
 from models.devices.contracts import KEY, check_raw
 from models.devices.grid import Grid, age_chances, ages, panel_of, row_quantiles
+from models.devices.pace import of_devices, portions
 from models.devices.training import fit_columns
 from tests.grids import grid_of
 
@@ -370,6 +371,16 @@ def test_grids_of_a_panel_hold_every_reading_once_and_never_part_a_device():
     assert np.array_equal(np.concatenate([p.values for p in pieces]), whole.values, equal_nan=True)
     assert pl.concat([p.keys for p in pieces]).equals(whole.keys)
     assert sum(p.keys["device"].n_unique() for p in pieces) == 10
+
+
+def test_portions_hold_whole_devices_and_their_readings_only():
+    keys = pl.DataFrame({"device": [*"aabbbbcd"], "tag": [*"12345678"]})
+    parts = portions(keys, 3)
+    assert [[*part["device"]] for part in parts] == [[*"aabbbb"], [*"cd"]]
+    assert pl.concat(parts).equals(keys)
+    readings = keys.with_columns(mean=pl.lit(1.0)).sample(fraction=1, shuffle=True, seed=1)
+    some = of_devices(readings.lazy(), keys.filter(pl.col("device").is_in(["a", "c"]))).collect()
+    assert sorted(some["device"]) == [*"aac"]
 
 
 def test_a_grid_holds_the_sensors_of_one_time_zone():

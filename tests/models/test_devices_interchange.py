@@ -19,6 +19,7 @@ from models.devices import (
     robust,
 )
 from models.devices.aggregation import interval_of
+from models.devices.channels import distances
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.detectors import DETECTORS
 from models.devices.joint_graph import joint as joint_graph
@@ -147,12 +148,12 @@ def test_robust_scores_of_the_graph_are_those_of_the_channels(seed, missing, int
     now = replace(past, values=values)
     graph, _ = graph_of("robust", interval, robust=baseline.frame(past.keys))
     outputs = run(graph, **cells(now), time=seconds(now))
-    score, cause = robust.score_of(now, baseline)
+    expected = robust.expected_of(now, now.values, baseline.baseline, baseline.profile)
+    score, cause = distances(now.values, expected, baseline.scales)
     equal(outputs["score"], score)
     assert set(cause.ravel()) == {-1, 0, 1, 2, 3, 4}
     clear = ~(score.ravel() < DIFFER_BY)
     np.testing.assert_array_equal(outputs["cause"][clear], cause.ravel()[clear])
-    expected = robust.expected_of(now, now.values, baseline.baseline, baseline.profile)
     equal(outputs["expected"], expected)
     units = ((now.values - expected) / baseline.scales.scale[:, None]).ravel()
     equal(outputs["units"][:, -1], units)
