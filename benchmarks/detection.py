@@ -22,14 +22,14 @@ Before them, if the data is available (`benchmarks.real_series`), there is the s
 fault of a chemical plant, and for a simulated pump (`benchmarks.pump`), in which every reading has a label.
 """
 
-import argparse
-from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 import polars as pl
 
 from benchmarks import pump
+from benchmarks.command_line import run_benchmark
 from benchmarks.measure import table
 from benchmarks.real_series import PLANT, compared, delays, judgements, real_sets
 from models.devices.alarms import PER_DEVICE_AND_DAY
@@ -40,52 +40,61 @@ START = datetime(2026, 3, 2, tzinfo=UTC)
 ALPHAS = (0.01, 0.001)
 BUDGETS = (1, 10, 100)
 """Times the default budget of alarms."""
+_RECALL = ((pl.col("recall") * pl.col("faults")).sum() / pl.col("faults").sum()).alias("recall")
 
 
-def main() -> None:
-    arguments = _arguments()
-    for name in arguments.real if arguments.real is not None else real_sets():
+def main(
+    *,
+    devices: int = 105,
+    hours: int = 6,
+    seeds: int = 12,
+    fault_seeds: int = 2,
+    real: tuple[str, ...] | None = None,
+    detectors: tuple[str, ...] = ("auto", "one_class_svm"),
+) -> None:
+    """Print the tables.
+
+    Args:
+        devices: Devices of each seed.
+        hours: Hours to score after the day of training.
+        seeds: Number of seeds; 0: real sets only.
+        fault_seeds: Number of seeds with faults.
+        real: Real sets; default: all whose data is available.
+    """
+    for name in real_sets() if real is None else real:
         by_method = judgements(name)
         print(f"{name}\n\n{table(compared(name, by_method))}\n")
         if name == PLANT:
             print(f"Delays in minutes, by fault\n\n{table(delays(by_method))}\n")
-    if not arguments.seeds:
+    if not seeds:
         return
     print(f"A pump with a reading a second\n\n{table(pump.compared())}\n")
-    found, counts, alarms = [], [], []
-    for detector in arguments.detectors:
-        for seed in range(1, arguments.seeds + 1):
-            made = trial(arguments.devices, START, hours=arguments.hours, detector=detector, seed=seed)
-            counted = false_alarms(made.fine, ALPHAS)
-            counts.append(
-                counted.with_columns(pl.lit(detector).alias("detector"), pl.lit(seed).alias("seed"))
-            )
-            if seed <= arguments.fault_seeds:
-                first = detector == arguments.detectors[0]
-                found.append(compare(made, ALPHAS, baselines=first).with_columns(pl.lit(seed).alias("seed")))
-                alarms += [
-                    alarm_outcomes(made, times * PER_DEVICE_AND_DAY).with_columns(
-                        detector=pl.lit(detector), times=pl.lit(times)
-                    )
-                    for times in BUDGETS
-                ]
+    faults, counts, alarms = [], [], []
+    for detector, seed in product(detectors, range(1, seeds + 1)):
+        result = trial(devices, START, hours=hours, detector=detector, seed=seed)
+        rates = false_alarms(result.fine, ALPHAS)
+        counts.append(rates.with_columns(detector=pl.lit(detector), seed=pl.lit(seed)))
+        if seed <= fault_seeds:
+            measures = compare(result, ALPHAS, baselines=detector == detectors[0])
+            faults.append(measures.with_columns(seed=pl.lit(seed)))
+            for times in BUDGETS:
+                outcomes = alarm_outcomes(result, times * PER_DEVICE_AND_DAY)
+                alarms.append(outcomes.with_columns(detector=pl.lit(detector), times=pl.lit(times)))
     together = pl.concat(counts)
-    devices = arguments.devices * arguments.fault_seeds
-    print(f"Faults in {devices:,} devices: precision, recall, and delay in minutes\n")
-    print(table(_by_fault(pl.concat(found))))
+    print(f"Faults in {devices * fault_seeds:,} devices: precision, recall, and delay in minutes\n")
+    print(table(_by_fault(pl.concat(faults))))
     print("\nThe same for alarms\n")
     print(table(_by_budget(pl.concat(alarms))))
     print("\nAlarms without faults, as multiples of alpha\n")
-    print(table(_false_alarms(together, arguments.hours)))
+    print(table(_false_alarms(together, hours)))
     print("\nThe same by seed, all readings\n")
     print(table(_by_seed(together)))
 
 
 def _by_fault(found: pl.DataFrame) -> list[dict[str, Any]]:
     """Recall is over all faults; precision and delay are means of the seeds that have one."""
-    recall = (pl.col("recall") * pl.col("faults")).sum() / pl.col("faults").sum()
     rows = found.group_by("method", "fault", maintain_order=True).agg(
-        recall.alias("recall"), pl.mean("precision", "delay", "alarm_rate")
+        _RECALL, pl.mean("precision", "delay", "alarm_rate")
     )
     lines = []
     for (method,), part in rows.group_by("method", maintain_order=True):
@@ -100,9 +109,8 @@ def _by_fault(found: pl.DataFrame) -> list[dict[str, Any]]:
 
 def _by_budget(found: pl.DataFrame) -> list[dict[str, Any]]:
     """As `_by_fault`, without precision; the budget and the false alarms are those a day for 100 devices."""
-    recall = (pl.col("recall") * pl.col("faults")).sum() / pl.col("faults").sum()
     by_fault = found.group_by("detector", "times", "fault", maintain_order=True).agg(
-        pl.mean("false_alarms", "delay"), recall.alias("recall")
+        pl.mean("false_alarms", "delay"), _RECALL
     )
     lines = []
     for (detector, _), part in by_fault.group_by("detector", "times", maintain_order=True):
@@ -148,18 +156,5 @@ def _multiples(counts: pl.DataFrame) -> dict[str, Any]:
     return line
 
 
-def _arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--devices", type=int, default=105, help="Devices of each seed.")
-    parser.add_argument("--hours", type=int, default=6, help="Hours to score after the day of training.")
-    parser.add_argument("--seeds", type=int, default=12, help="0: real sets only.")
-    parser.add_argument("--fault-seeds", type=int, default=2, help="Number of seeds with faults.")
-    parser.add_argument("--real", nargs="*", help="Real sets; default: all whose data is available.")
-    parser.add_argument("--detectors", nargs="+", default=["auto", "one_class_svm"])
-    return parser.parse_args(words)
-
-
 if __name__ == "__main__":
-    main()
+    run_benchmark(main, __doc__)

@@ -20,31 +20,43 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmarks.command_line import folder_or_temporary, run_benchmark
+from benchmarks.measure import counted, run, table
+from flows.sales import simulated
+from flows.server import prefect_server
+from models.devices.simulation import TAGS, readings_of, simulate
+from tasks.storage.store import Store
 
 PHASES = ("imports", "server", "cluster", "plan", "scoring", "publishing", "page", "other", "shutdown")
 _LIBRARIES = ("prefect", "distributed", "polars", "flows")
+_START = datetime(2026, 3, 2, tzinfo=UTC)
+_TRAINED = (_START + timedelta(days=1)).isoformat()
 
 
 def main(*, folder: Path | None = None, seed: int = 7) -> None:
     """Print the table of phases.
 
-    folder: Keep the data and the stores there, and use existing ones.
-    seed: Seed of the simulated data.
+    Args:
+        folder: Keep the data and the stores there, and use existing ones.
+        seed: Seed of the simulated data.
     """
     with folder_or_temporary(folder) as root:
-        _prepare(root, seed)
+        for name, sources, when in (("sales", _chain, []), ("devices", _fleet, ["--as-of", _TRAINED])):
+            if not (root / name / "trained").exists():
+                (root / name).mkdir(parents=True, exist_ok=True)
+                store = ["--store", str(root / name / "training")]
+                run(name, "ingest", *sources(root / name, seed), *store)
+                run(name, "train", *when, *store)
+                (root / name / "training").rename(root / name / "trained")
         _print_phases(root)
 
 
 def _print_phases(root: Path) -> None:
-    from benchmarks.measure import table
-    from flows.server import prefect_server
-
     print(f"Python's bytecode: {_bytecode()}\n", flush=True)
     sales, devices = (str(root / name / "store") for name in ("sales", "devices"))
     forecast, score = (
@@ -65,8 +77,6 @@ def _print_phases(root: Path) -> None:
 
 def _measured(name: str, words: Sequence[str], anew: Path | None = None) -> dict[str, Any]:
     """A row of the table; the store in the folder `anew` is first reset to its state after the training."""
-    from benchmarks.measure import counted
-
     if anew:
         shutil.rmtree(anew / "store", ignore_errors=True)
         shutil.copytree(anew / "trained", anew / "store")
@@ -107,45 +117,17 @@ def _phases(times: dict[str, Any], start: float, end: float) -> dict[str, float]
     return phases | {"other": end - start - sum(phases.values())}
 
 
-def _prepare(root: Path, seed: int) -> None:
-    """Create stores with a trained bundle under `root`, unless they exist: sales of 240 keys, and 60 sensors."""
-    if not (root / "sales" / "trained").exists():
-        _prepare_sales(root / "sales", seed)
-    if not (root / "devices" / "trained").exists():
-        _prepare_devices(root / "devices")
+def _chain(folder: Path, seed: int) -> list[str]:
+    """The options of an ingest of sales of 240 keys, which are written to `folder`."""
+    sources = simulated(Store(str(folder)), seed)
+    return [word for name, uri in sources.items() for word in (f"--{name}", uri)]
 
 
-def _prepare_sales(folder: Path, seed: int) -> None:
-    from benchmarks.measure import run
-    from models.sales.simulation import simulate
-
-    folder.mkdir(parents=True, exist_ok=True)
-    chain = simulate(skus=40, stores=6, weeks=120, seed=seed)
-    words = []
-    for word, frame in (("--source", chain.history), ("--plan", chain.plan), ("--stores", chain.stores)):
-        path = folder / f"{word[2:]}.parquet"
-        frame.write_parquet(path)
-        words += [word, str(path)]
-    store = ["--store", str(folder / "training")]
-    run("sales", "ingest", *words, *store)
-    run("sales", "train", *store)
-    (folder / "training").rename(folder / "trained")
-
-
-def _prepare_devices(folder: Path) -> None:
-    from datetime import UTC, datetime, timedelta
-
-    from benchmarks.measure import run
-    from models.devices.simulation import TAGS, readings_of, simulate
-
-    folder.mkdir(parents=True, exist_ok=True)
-    start = datetime(2026, 3, 2, tzinfo=UTC)
-    readings = readings_of(simulate(60 // len(TAGS), start, 60 * 25).grid).rename({"mean": "value"})
+def _fleet(folder: Path, _: int) -> list[str]:
+    """The options of an ingest of 25 hours of 60 sensors, which are written to `folder`."""
+    readings = readings_of(simulate(60 // len(TAGS), _START, 60 * 25).grid).rename({"mean": "value"})
     readings.select("device", "tag", "time", "value").write_parquet(folder / "readings.parquet")
-    store = ["--store", str(folder / "training")]
-    run("devices", "ingest", "--source", str(folder / "readings.parquet"), *store)
-    run("devices", "train", "--as-of", (start + timedelta(days=1)).isoformat(), *store)
-    (folder / "training").rename(folder / "trained")
+    return ["--source", str(folder / "readings.parquet")]
 
 
 def _bytecode() -> str:
