@@ -1,8 +1,11 @@
-"""The estimators of failure: one interface over LightGBM, a random forest and a single decision tree."""
+"""The estimators of failure: LightGBM, a random forest and a single decision tree.
+
+`X` has one column per feature, float32; NaN means missing. `unit` is the unit of contributions: `odds` (their logarithm)
+or `probability`.
+"""
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -25,31 +28,6 @@ _PATIENCE = 20
 _USUAL_TREES = 50
 
 
-class Estimator(Protocol):
-    """A fitted estimator. `X` has one column per feature, float32; NaN means missing.
-
-    `unit` is the unit of contributions: `odds` (their logarithm) or `probability`.
-    """
-
-    @property
-    def unit(self) -> str: ...
-
-    def predict(self, X: Matrix) -> Floats:
-        """Uncalibrated probability of failure per row."""
-
-    def contributions(self, X: Matrix) -> Floats:
-        """The contribution of each feature, shape (rows, features + 1); the last column is the common baseline.
-
-        In log-odds for LightGBM (SHAP values), in probability for trees; rows sum to the output.
-        """
-
-    def file(self) -> File:
-        """The estimator as a file of a bundle."""
-
-    def importance(self, features: int) -> Floats:
-        """Share of each feature in the fit; sums to 1, or is all 0."""
-
-
 class Boosted:
     """Gradient-boosted trees of LightGBM, kept as its text; contributions are SHAP values in log-odds."""
 
@@ -61,17 +39,22 @@ class Boosted:
         self._threads = threads or 1
 
     def predict(self, X: Matrix) -> Floats:
+        """Uncalibrated probability of failure per row."""
         return np.asarray(self._booster.predict(X, num_threads=self._threads))
 
     def contributions(self, X: Matrix) -> Floats:
-        """SHAP values in log-odds. Lundberg et al. (2020), Nature Machine Intelligence 2."""
+        """The contribution of each feature, shape (rows, features + 1); the last column is the common baseline.
+
+        Rows sum to the output, here the log-odds. Lundberg et al. (2020), Nature Machine Intelligence 2.
+        """
         return np.asarray(self._booster.predict(X, pred_contrib=True, num_threads=self._threads))
 
     def file(self) -> str:
+        """The estimator as a file of a bundle."""
         return self._text
 
     def importance(self, features: int) -> Floats:
-        """Share of the gain of all splits."""
+        """Share of each feature in the gain of all splits; sums to 1, or is all 0."""
         gain = self._booster.feature_importance("gain").astype(np.float64)
         return gain / gain.sum() if gain.sum() > 0 else np.zeros(features)
 
@@ -96,6 +79,9 @@ class Classical:
     def importance(self, features: int) -> Floats:
         """Share of the decrease of impurity; 0 after loading, because a bundle does not keep it."""
         return self.learnt if self.learnt is not None else np.zeros(features)
+
+
+Estimator = Boosted | Classical
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 import sqlalchemy as sa
@@ -37,35 +37,16 @@ class SqlError(AlmanacError):
     is_temporary = True
 
 
-class Database(Protocol):
-    """An open transaction; a lock serializes all writers."""
-
-    def run(self, statement: Any) -> Sequence[Any]:
-        """The rows that a statement returns; empty for a statement that returns none."""
-
-    def insert(self, table: sa.Table, rows: pl.DataFrame) -> None:
-        """Add rows; their columns have the table's names and types."""
-
-    def columns(self, table: sa.Table) -> set[str]:
-        """Names of the columns of a table; empty if it does not exist."""
-
-    def has_schema(self) -> bool:
-        """Whether the schema of the tables exists, or the database has no schemas."""
-
-    def add_column(self, table: sa.Table, column: sa.Column[Any]) -> None:
-        """Add a missing column to a table."""
-
-
 @contextmanager
-def transaction(url: SecretStr) -> Iterator[Database]:
+def transaction(url: SecretStr) -> Iterator["Database"]:
     """An exclusive write transaction, which is committed at the end and rolled back on an error.
 
     Errors are raised as `SqlError` with the message of the database, without any secret of `url`.
     """
     address = _address_of(url)
     try:
-        connect = _postgresql if address.drivername in ("postgresql", "postgres") else _other
-        with connect(address) as database:
+        is_postgresql = address.drivername in ("postgresql", "postgres")
+        with _postgresql(address) if is_postgresql else _other(address) as database:
             yield database
     except AlmanacError:
         raise
@@ -83,21 +64,24 @@ def transaction(url: SecretStr) -> Iterator[Database]:
 
 
 class _Adbc:
-    """PostgreSQL through ADBC."""
+    """An open transaction of PostgreSQL through ADBC; a lock serializes all writers."""
 
     def __init__(self, cursor: Any) -> None:
         self._cursor = cursor
         self._dialect = postgresql.dialect(paramstyle="named")
 
     def run(self, statement: Any) -> Sequence[Any]:
+        """The rows that a statement returns; empty for a statement that returns none."""
         options = {} if isinstance(statement, sa.schema.ExecutableDDLElement) else {"literal_binds": True}
         self._cursor.execute(str(statement.compile(dialect=self._dialect, compile_kwargs=options)))
         return list(self._cursor.fetchall()) if isinstance(statement, sa.Select) else []
 
     def insert(self, table: sa.Table, rows: pl.DataFrame) -> None:
+        """Add rows; their columns have the table's names and types."""
         self._cursor.adbc_ingest(table.name, rows.to_arrow(), mode="append", db_schema_name=SCHEMA)
 
     def columns(self, table: sa.Table) -> set[str]:
+        """Names of the columns of a table; empty if it does not exist."""
         names = ("table_schema", "table_name", "column_name")
         catalogue = sa.table(
             "columns", *(sa.column(name, sa.Text()) for name in names), schema="information_schema"
@@ -106,15 +90,17 @@ class _Adbc:
         return {str(name) for (name,) in self.run(sa.select(catalogue.c.column_name).where(where))}
 
     def add_column(self, table: sa.Table, column: sa.Column[Any]) -> None:
+        """Add a missing column to a table."""
         self._cursor.execute(_add_column(table, column, self._dialect))
 
     def has_schema(self) -> bool:
+        """Whether the schema of the tables exists, or the database has no schemas."""
         namespaces = sa.table("pg_namespace", sa.column("nspname", sa.Text()))
         return bool(self.run(sa.select(namespaces.c.nspname).where(namespaces.c.nspname == SCHEMA)))
 
 
 class _Sqlalchemy:
-    """Any other database through SQLAlchemy."""
+    """The same as `_Adbc`, of any other database through SQLAlchemy."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
@@ -144,6 +130,9 @@ class _Sqlalchemy:
         return None if self._connection.dialect.name == "sqlite" else SCHEMA
 
 
+Database = _Adbc | _Sqlalchemy
+
+
 def _add_column(table: sa.Table, column: sa.Column[Any], dialect: sa.Dialect) -> str:
     name = dialect.identifier_preparer.format_table(table)
     kind = column.type.compile(dialect=dialect)
@@ -151,7 +140,7 @@ def _add_column(table: sa.Table, column: sa.Column[Any], dialect: sa.Dialect) ->
 
 
 @contextmanager
-def _postgresql(address: sa.URL) -> Iterator[Database]:
+def _postgresql(address: sa.URL) -> Iterator[_Adbc]:
     from adbc_driver_postgresql import dbapi
 
     address = address.set(drivername="postgresql")
@@ -167,7 +156,7 @@ def _postgresql(address: sa.URL) -> Iterator[Database]:
 
 
 @contextmanager
-def _other(address: sa.URL) -> Iterator[Database]:
+def _other(address: sa.URL) -> Iterator[_Sqlalchemy]:
     kind = address.get_backend_name()
     if kind not in ("mssql", "sqlite", "postgresql"):
         raise SqlError(f"{_public_address(address)}: {kind} is not a supported kind of database. {_EXPECTED}")
