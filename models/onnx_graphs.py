@@ -1,8 +1,9 @@
 """Building blocks of ONNX graphs: trees of LightGBM and of plain arrays, and operations on their outputs."""
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,62 +15,101 @@ _KINDS = {"float": 1, "double": 11, "int64": 7, "string": 8}
 _NAN_IS_MISSING = 2 << 2
 
 
+def _operation(kind: str, *, is_reflected: bool = False) -> Callable[["Value", Any], "Value"]:
+    def operation(one: "Value", other: Any) -> "Value":
+        return one.builder.op(kind, *((other, one) if is_reflected else (one, other)))
+
+    return operation
+
+
+def _function(kind: str) -> Callable[["Value"], "Value"]:
+    return lambda value: value.builder.op(kind, value)
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A value of a graph by its name; an operation on it adds a node. `//` is the division of whole numbers."""
+
+    builder: "Builder"
+    name: str
+    __array_ufunc__: ClassVar[None] = None  # an array on the left leaves the operation to the value
+
+    __add__, __radd__ = _operation("Add"), _operation("Add", is_reflected=True)
+    __sub__, __rsub__ = _operation("Sub"), _operation("Sub", is_reflected=True)
+    __mul__, __rmul__ = _operation("Mul"), _operation("Mul", is_reflected=True)
+    __truediv__, __rtruediv__ = _operation("Div"), _operation("Div", is_reflected=True)
+    __floordiv__, __mod__, __pow__ = _operation("Div"), _operation("Mod"), _operation("Pow")
+    __and__, __or__, __matmul__ = _operation("And"), _operation("Or"), _operation("MatMul")
+    __lt__, __gt__ = _operation("Less"), _operation("Greater")
+    __le__, __ge__ = _operation("LessOrEqual"), _operation("GreaterOrEqual")
+    __neg__, __invert__, __abs__ = _function("Neg"), _function("Not"), _function("Abs")
+    equals, is_nan = _operation("Equal"), _function("IsNaN")
+    exp, log, sqrt = _function("Exp"), _function("Log"), _function("Sqrt")
+
+
 class Builder:
-    """A graph under construction; values are referred to by name."""
+    """A graph under construction."""
 
     def __init__(self) -> None:
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
 
-    def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        """Add a node with one output, and return the output's name."""
+    def op(self, kind: str, *inputs: Any, domain: str = "", **attributes: Any) -> Value:
+        """Add a node with one output, and return the output."""
         from onnx import helper
 
         output = f"{kind.lower()}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, list(inputs), [output], domain=domain, **attributes))
-        return output
+        names = [self.value(one).name for one in inputs]
+        self._nodes.append(helper.make_node(kind, names, [output], domain=domain, **attributes))
+        return Value(self, output)
 
-    def constant(self, values: Any, dtype: Any = np.float64) -> str:
-        """Add a tensor that is part of the graph, and return its name."""
+    def value(self, one: Any) -> Value:
+        """A value; text names an input of the graph, and numbers become doubles that are part of it."""
+        if isinstance(one, Value):
+            return one
+        return Value(self, one) if isinstance(one, str) else self.constant(one)
+
+    def constant(self, values: Any, dtype: Any = np.float64) -> Value:
+        """Add a tensor that is part of the graph, and return it."""
         from onnx import numpy_helper
 
         name = f"constant_{len(self._constants)}"
         self._constants.append(numpy_helper.from_array(np.asarray(values, dtype=dtype), name))
-        return name
+        return Value(self, name)
 
-    def cast(self, value: str, kind: str) -> str:
+    def cast(self, value: Any, kind: str) -> Value:
         return self.op("Cast", value, to=_KINDS[kind])
 
-    def column(self, value: str, number: int) -> str:
+    def column(self, value: Any, number: int) -> Value:
         """One column of a matrix, as a matrix of one column."""
         return self.op("Gather", value, self.constant([number], np.int64), axis=1)
 
-    def columns(self, value: str, begin: int, end: int) -> str:
+    def columns(self, value: Any, begin: int, end: int) -> Value:
         """The columns of a matrix from `begin` (included) to `end` (excluded)."""
         return self.op("Slice", value, *(self.constant([n], np.int64) for n in (begin, end, 1)))
 
-    def rows(self, values: Any, numbers: str, dtype: Any = np.float64) -> str:
+    def rows(self, values: Any, numbers: Any, dtype: Any = np.float64) -> Value:
         """Rows, by number, of a tensor that becomes part of the graph."""
         return self.op("Gather", self.constant(values, dtype), numbers, axis=0)
 
-    def unsqueeze(self, value: str, axis: int = 1) -> str:
+    def unsqueeze(self, value: Any, axis: int = 1) -> Value:
         return self.op("Unsqueeze", value, self.constant([axis], np.int64))
 
-    def squeeze(self, value: str, axis: int = 1) -> str:
+    def squeeze(self, value: Any, axis: int = 1) -> Value:
         return self.op("Squeeze", value, self.constant([axis], np.int64))
 
-    def total(self, value: str, axis: int) -> str:
+    def total(self, value: Any, axis: int) -> Value:
         """The sums along an axis, which is removed."""
         return self.op("ReduceSum", value, self.constant([axis], np.int64), keepdims=0)
 
-    def rising(self, columns: Sequence[str]) -> str:
+    def rising(self, columns: Sequence[Value]) -> Value:
         """The matrix of `columns`, each at least as large as the one before it."""
         maxima = [columns[0]]
         for column in columns[1:]:
             maxima.append(self.op("Max", maxima[-1], column))
         return self.op("Concat", *maxima, axis=1)
 
-    def boosted(self, features: str, text: str) -> str:
+    def boosted(self, features: str, text: str) -> Value:
         """The raw score (rows, 1), in double precision, of a LightGBM model, the sum of its trees; see `for_single`."""
         from onnxmltools import convert_lightgbm
         from onnxmltools.convert.common.data_types import FloatTensorType
@@ -92,7 +132,7 @@ class Builder:
         right: NDArray[np.int32],
         missing_left: NDArray[np.bool_],
         value: NDArray[np.float64],
-    ) -> str:
+    ) -> Value:
         """The mean of the trees' leaves (rows, 1), in double precision; arrays as in `models.machines.trees.Trees`."""
         tree = np.searchsorted(roots, np.arange(len(feature)), side="right") - 1
         begin, leaf = roots[tree], left == np.arange(len(left))
@@ -118,12 +158,12 @@ class Builder:
         trees = self.op("TreeEnsembleRegressor", features, domain="ai.onnx.ml", **plain)
         return self.cast(trees, "double")
 
-    def graph(self, name: str, inputs: Sequence[Port], outputs: Sequence[tuple[str, Port]]) -> Graph:
+    def graph(self, name: str, inputs: Sequence[Port], outputs: Sequence[tuple[Value, Port]]) -> Graph:
         """The graph of all nodes, checked; `outputs` are values with the ports that name them."""
         import onnx
         from onnx import helper
 
-        results = [helper.make_node("Identity", [value], [port.name]) for value, port in outputs]
+        results = [helper.make_node("Identity", [value.name], [port.name]) for value, port in outputs]
         graph = helper.make_graph(
             [*self._nodes, *results],
             name,

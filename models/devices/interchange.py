@@ -87,16 +87,12 @@ def _one_class_svm(params: pl.DataFrame) -> Graph:
     support, coefficient = (
         builder.rows(matrix_of(params[name], widest), "sensor") for name in ("support", "coefficient")
     )
-    z = builder.op("Div", builder.op("Sub", "value", center), scale)
+    z = (builder.value("value") - center) / scale
     one = builder.constant([1], np.int64)
-    apart = builder.op("Sub", builder.op("Unsqueeze", z, one), support)
-    near = builder.op(
-        "Mul", builder.op("Mul", apart, apart), builder.op("Unsqueeze", builder.op("Neg", gamma), one)
-    )
-    total = builder.op("ReduceSum", builder.op("Mul", coefficient, builder.op("Exp", near)), one, keepdims=0)
-    return builder.graph(
-        "one_class_svm", _INPUTS, [(builder.op("Neg", builder.op("Add", total, intercept)), SCORE)]
-    )
+    apart = builder.op("Unsqueeze", z, one) - support
+    near = apart * apart * builder.op("Unsqueeze", -gamma, one)
+    total = builder.op("ReduceSum", coefficient * near.exp(), one, keepdims=0)
+    return builder.graph("one_class_svm", _INPUTS, [(-(total + intercept), SCORE)])
 
 
 def _isolation_forest(params: pl.DataFrame) -> Graph:
@@ -108,30 +104,23 @@ def _isolation_forest(params: pl.DataFrame) -> Graph:
     depth = params["depth"].explode(empty_as_null=False).to_numpy()
     steps = builder.constant(np.append(threshold, np.inf))
     low = first = builder.rows(begin, "sensor", np.int64)
-    high = builder.op("Add", low, builder.rows(sizes, "sensor", np.int64))
+    high = low + builder.rows(sizes, "sensor", np.int64)
     x = builder.cast(builder.cast("value", "float"), "double")
     one, two = builder.constant(1, np.int64), builder.constant(2, np.int64)
     for _ in range(int(sizes.max()).bit_length()):
-        middle = builder.op("Div", builder.op("Add", low, high), two)
-        open_ = builder.op("Less", low, high)
-        below = builder.op("Less", builder.op("Gather", steps, middle, axis=0), x)
-        more = builder.op("And", open_, below)
-        high = builder.op("Where", builder.op("And", open_, builder.op("Not", below)), middle, high)
-        low = builder.op("Where", more, builder.op("Add", middle, one), low)
-    at = builder.op("Add", builder.op("Sub", low, first), builder.op("Add", first, "sensor"))
+        middle = (low + high) // two
+        open_ = low < high
+        below = builder.op("Gather", steps, middle, axis=0) < x
+        more = open_ & below
+        high = builder.op("Where", open_ & ~below, middle, high)
+        low = builder.op("Where", more, middle + one, low)
+    at = low - first + (first + builder.value("sensor"))
     total = builder.op("Gather", builder.constant(depth), at, axis=0)
     normaliser, offset = (
         builder.rows(params[name].to_numpy(), "sensor") for name in ("normaliser", "offset")
     )
-    power = builder.op(
-        "Exp",
-        builder.op(
-            "Mul", builder.op("Div", builder.op("Neg", total), normaliser), builder.constant(np.log(2))
-        ),
-    )
-    score = builder.op(
-        "Where", builder.op("IsNaN", "value"), builder.constant(np.nan), builder.op("Add", power, offset)
-    )
+    power = (-total / normaliser * np.log(2)).exp()
+    score = builder.op("Where", builder.value("value").is_nan(), np.nan, power + offset)
     return builder.graph("isolation_forest", _INPUTS, [(score, SCORE)])
 
 
@@ -139,7 +128,7 @@ def _pooled(params: pl.DataFrame) -> Graph:
     """As `models.devices.pooled.score`: the distance from the centre of all sensors of the tag."""
     builder = Builder()
     center, scale = (builder.rows(params[name].to_numpy(), "sensor") for name in ("center", "scale"))
-    distance = builder.op("Div", builder.op("Abs", builder.op("Sub", "value", center)), scale)
+    distance = abs(builder.value("value") - center) / scale
     return builder.graph("pooled", _INPUTS, [(distance, SCORE)])
 
 

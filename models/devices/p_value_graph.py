@@ -6,7 +6,7 @@ import polars as pl
 from models.devices.calibration import BODY, P_FLOOR, SAME, Tails, nonzero
 from models.devices.window_graphs import P_VALUE, SENSOR
 from models.interchange import Graph, Port
-from models.onnx_graphs import Builder
+from models.onnx_graphs import Builder, Value
 
 
 def p_values(calibration: pl.DataFrame, corrections: pl.DataFrame) -> Graph:
@@ -18,33 +18,24 @@ def p_values(calibration: pl.DataFrame, corrections: pl.DataFrame) -> Graph:
         builder.rows(values, "sensor") for values in (tails.threshold, tails.scale, shape, share)
     )
     one = builder.constant(1.0)
-    over = builder.op("Sub", "score", threshold)
-    above = builder.op("Div", builder.op("Max", over, builder.constant(0.0)), scale)
-    power = builder.op("Div", builder.constant(-1.0), shape_)
-    growth = builder.op(
-        "Max", builder.op("Add", one, builder.op("Mul", shape_, above)), builder.constant(0.0)
-    )
-    tail = builder.op("Mul", base, builder.op("Pow", growth, power))
-    higher = builder.op("Greater", builder.unsqueeze("score"), builder.rows(tails.body + SAME, "sensor"))
-    rank = builder.op("Sub", builder.total(builder.cast(higher, "double"), 1), one)
-    steps = builder.op(
-        "Div", builder.op("Max", rank, builder.constant(0.0)), builder.constant(float(BODY - 1))
-    )
-    inner = builder.op("Sub", one, builder.op("Mul", builder.op("Sub", one, base), steps))
-    p = builder.op(
-        "Where",
-        builder.op("Greater", over, builder.constant(SAME)),
-        builder.op("Max", tail, builder.constant(P_FLOOR)),
-        builder.op("Max", inner, base),
-    )
+    over = builder.value("score") - threshold
+    above = builder.op("Max", over, 0.0) / scale
+    power = -1.0 / shape_
+    growth = builder.op("Max", one + shape_ * above, 0.0)
+    tail = base * growth**power
+    higher = builder.unsqueeze("score") > builder.rows(tails.body + SAME, "sensor")
+    rank = builder.total(builder.cast(higher, "double"), 1) - one
+    steps = builder.op("Max", rank, 0.0) / float(BODY - 1)
+    inner = one - (one - base) * steps
+    p = builder.op("Where", over > SAME, builder.op("Max", tail, P_FLOOR), builder.op("Max", inner, base))
     p = _corrected_p_values(builder, p, calibration["rung"], corrections)
-    nothing = builder.op("Or", builder.op("IsNaN", "score"), builder.op("IsNaN", threshold))
-    p = builder.op("Where", nothing, builder.constant(np.nan), p)
+    nothing = builder.value("score").is_nan() | threshold.is_nan()
+    p = builder.op("Where", nothing, np.nan, p)
     score = Port("score", "double", (), "of the sensor's own detector")
     return builder.graph("p_values", (SENSOR, score), [(p, P_VALUE)])
 
 
-def _corrected_p_values(builder: Builder, p: str, rung: pl.Series, corrections: pl.DataFrame) -> str:
+def _corrected_p_values(builder: Builder, p: Value, rung: pl.Series, corrections: pl.DataFrame) -> Value:
     """As `models.devices.calibration.corrected_p_values`: on logarithms, a sum of slopes, each over its own range."""
     if corrections.is_empty():
         return p
@@ -56,15 +47,15 @@ def _corrected_p_values(builder: Builder, p: str, rung: pl.Series, corrections: 
     at = builder.rows(numbers.to_numpy(), "sensor", np.int64)
     begin, width = grid[:, :-1], np.diff(grid, axis=1)
     slope = np.divide(np.diff(value, axis=1), width, out=np.zeros_like(width), where=width > 0)
-    logarithm = builder.op("Log", p)
-    apart = builder.op("Sub", builder.unsqueeze(logarithm), builder.rows(begin, at))
-    inside = builder.op("Min", builder.op("Max", apart, builder.constant(0.0)), builder.rows(width, at))
-    climb = builder.total(builder.op("Mul", inside, builder.rows(slope, at)), 1)
+    logarithm = p.log()
+    apart = builder.unsqueeze(logarithm) - builder.rows(begin, at)
+    inside = builder.op("Min", builder.op("Max", apart, 0.0), builder.rows(width, at))
+    climb = builder.total(inside * builder.rows(slope, at), 1)
     first, start = builder.rows(grid[:, 0], at), builder.rows(value[:, 0], at)
-    below = builder.op("Add", logarithm, builder.op("Sub", start, first))
-    between = builder.op("Add", start, climb)
-    result = builder.op("Exp", builder.op("Where", builder.op("Less", logarithm, first), below, between))
+    below = logarithm + (start - first)
+    between = start + climb
+    result = builder.op("Where", logarithm < first, below, between).exp()
     last, end = (builder.rows([part[c][-1] for part in by_rung], at) for c in ("p", "corrected"))
-    high = builder.op("GreaterOrEqual", p, last)
+    high = p >= last
     result = builder.op("Where", high, builder.op("Max", p, end), result)
     return builder.op("Where", builder.rows(has_correction, "sensor", np.bool_), result, p)

@@ -24,7 +24,7 @@ from models.devices.discrete import MOST_VALUES, p_of_new, p_of_step
 from models.devices.grid import DAY, LOOKBACK, Floats
 from models.devices.robust import LOCAL, REGIMES, Fitted
 from models.interchange import Graph, Port
-from models.onnx_graphs import Builder
+from models.onnx_graphs import Builder, Value
 
 WINDOW = LOOKBACK
 RECENT = len(LEVEL_WEIGHTS)
@@ -67,19 +67,19 @@ _EXPECTED = Port("expected", "double", (), "the expected value of the reading")
 
 
 def weighted_mean(
-    builder: Builder, values: str, weights: Floats, newest: Sequence[int], width: int, least: float = 0.5
-) -> str:
+    builder: Builder, values: Value, weights: Floats, newest: Sequence[int], width: int, least: float = 0.5
+) -> Value:
     """As `models.devices.channels.weighted_mean`, of the columns `newest` of (rows, `width`) and those before each."""
     kernel = np.zeros((width, len(newest)))
     for column, last in enumerate(newest):
         lags = np.arange(min(len(weights), last + 1))
         kernel[last - lags, column] = weights[lags]
-    absent, weigh = builder.op("IsNaN", values), builder.constant(kernel)
-    summands = builder.op("Where", absent, builder.constant(0.0), values)
-    weight = builder.op("MatMul", builder.cast(builder.op("Not", absent), "double"), weigh)
-    enough = builder.op("Greater", weight, builder.constant(least * weights.sum()))
-    mean = builder.op("Div", builder.op("MatMul", summands, weigh), weight)
-    return builder.op("Where", enough, mean, builder.constant(np.nan))
+    absent, weigh = values.is_nan(), builder.constant(kernel)
+    summands = builder.op("Where", absent, 0.0, values)
+    weight = builder.cast(~absent, "double") @ weigh
+    enough = weight > least * weights.sum()
+    mean = summands @ weigh / weight
+    return builder.op("Where", enough, mean, np.nan)
 
 
 def robust(params: pl.DataFrame, interval: NDArray[np.int64]) -> Graph:
@@ -94,90 +94,86 @@ def robust(params: pl.DataFrame, interval: NDArray[np.int64]) -> Graph:
     )
     recent = builder.columns("readings", WINDOW - RECENT, WINDOW)
     expected = _expected(builder, parameters, recent, interval)
-    rest = builder.op("Sub", recent, expected)
+    rest = recent - expected
     before = builder.columns(rest, 0, RECENT - 1)
-    jumps = builder.op("Sub", builder.columns(rest, 1, RECENT), builder.op("Mul", phi, before))
-    unit = builder.op("Clip", builder.op("Div", jumps, jump), builder.constant(-CLIP), builder.constant(CLIP))
-    squares = builder.op("Mul", unit, unit)
+    jumps = builder.columns(rest, 1, RECENT) - phi * before
+    unit = builder.op("Clip", jumps / jump, -CLIP, CLIP)
+    squares = unit * unit
     variance = weighted_mean(builder, squares, SPREAD_WEIGHTS, [RECENT - 2], RECENT - 1)
-    logarithm = builder.op("Log", builder.op("Add", variance, builder.constant(1e-6)))
-    again = builder.op("Mul", builder.op("Neg", builder.op("Log", chance)), _repeats(builder))
+    logarithm = (variance + 1e-06).log()
+    again = -chance.log() * _repeats(builder)
     distances = [
-        builder.op("Div", builder.op("Abs", builder.column(rest, RECENT - 1)), scale),
-        builder.op("Div", builder.op("Abs", builder.column(jumps, RECENT - 2)), jump),
-        builder.op(
-            "Div", builder.op("Abs", weighted_mean(builder, rest, LEVEL_WEIGHTS, [RECENT - 1], RECENT)), level
-        ),
-        builder.op("Div", builder.op("Abs", builder.op("Sub", logarithm, usual)), spread),
-        builder.op("Sqrt", builder.op("Mul", builder.constant(2.0), again)),
+        abs(builder.column(rest, RECENT - 1)) / scale,
+        abs(builder.column(jumps, RECENT - 2)) / jump,
+        abs(weighted_mean(builder, rest, LEVEL_WEIGHTS, [RECENT - 1], RECENT)) / level,
+        abs(logarithm - usual) / spread,
+        (2.0 * again).sqrt(),
     ]
     channels = builder.op("Concat", *distances, axis=1)
-    channels = builder.op("Where", builder.op("IsNaN", channels), builder.constant(-1.0), channels)
-    absent = builder.squeeze(builder.op("IsNaN", builder.column("readings", WINDOW - 1)))
+    channels = builder.op("Where", channels.is_nan(), -1.0, channels)
+    absent = builder.squeeze(builder.column("readings", WINDOW - 1).is_nan())
     score = builder.op("ReduceMax", channels, axes=[1], keepdims=0)
-    score = builder.op("Where", absent, builder.constant(np.nan), score)
+    score = builder.op("Where", absent, np.nan, score)
     cause = builder.op("ArgMax", channels, axis=1, keepdims=0)
     cause = builder.op("Where", absent, builder.constant(-1, np.int64), cause)
     outputs = [
         (score, SCORE),
         (cause, _CAUSE),
         (builder.squeeze(builder.column(expected, RECENT - 1)), _EXPECTED),
-        (builder.op("Div", rest, scale), UNITS),
+        (rest / scale, UNITS),
     ]
     return builder.graph("robust", (SENSOR, _TIME, _READINGS), outputs)
 
 
-def _expected(builder: Builder, parameters: Fitted, recent: str, interval: NDArray[np.int64]) -> str:
+def _expected(builder: Builder, parameters: Fitted, recent: Value, interval: NDArray[np.int64]) -> Value:
     """As `models.devices.robust.expected_of`, of the last `RECENT` intervals."""
     baseline = builder.rows(parameters.baseline[:, None], "sensor", np.int64)
     regimes = (parameters.baseline == REGIMES)[:, None]
     course = _course(builder, np.where(regimes, 0.0, parameters.profile), interval)
     levels = builder.rows(np.where(np.isnan(parameters.profile), np.inf, parameters.profile), "sensor")
-    at = builder.op("Where", builder.op("IsNaN", recent), builder.column(levels, 0), recent)
-    apart = builder.op("Abs", builder.op("Sub", builder.unsqueeze(at, 2), builder.unsqueeze(levels)))
+    at = builder.op("Where", recent.is_nan(), builder.column(levels, 0), recent)
+    apart = abs(builder.unsqueeze(at, 2) - builder.unsqueeze(levels))
     nearest = builder.op("GatherElements", levels, builder.op("ArgMin", apart, axis=2, keepdims=0), axis=1)
     newest = range(WINDOW - RECENT - 1, WINDOW - 1)
-    mean = weighted_mean(builder, "readings", LOCAL_WEIGHTS, newest, WINDOW, least=0.0)
+    mean = weighted_mean(builder, builder.value("readings"), LOCAL_WEIGHTS, newest, WINDOW, least=0.0)
     center = builder.rows(np.where(regimes, 0.0, parameters.profile[:, :1]), "sensor")
-    local = builder.op("Where", builder.op("IsNaN", mean), center, mean)
-    is_local = builder.op("Equal", baseline, builder.constant(LOCAL, np.int64))
-    has_regimes = builder.op("Equal", baseline, builder.constant(REGIMES, np.int64))
+    local = builder.op("Where", mean.is_nan(), center, mean)
+    is_local = baseline.equals(builder.constant(LOCAL, np.int64))
+    has_regimes = baseline.equals(builder.constant(REGIMES, np.int64))
     return builder.op("Where", is_local, local, builder.op("Where", has_regimes, nearest, course))
 
 
-def _course(builder: Builder, profile: Floats, interval: NDArray[np.int64]) -> str:
+def _course(builder: Builder, profile: Floats, interval: NDArray[np.int64]) -> Value:
     """As `models.devices.channels.seasonal` of its design, of the last `RECENT` intervals.
 
     A cosine is a sine a quarter ahead: older versions of ONNX Runtime lack the cosine of doubles.
     """
     seconds = interval[:, None] * (np.arange(RECENT) - RECENT + 1)[None, :]
-    times = builder.op("Add", builder.unsqueeze("time"), builder.rows(seconds, "sensor", np.int64))
+    times = builder.unsqueeze("time") + builder.rows(seconds, "sensor", np.int64)
     a_day = int(DAY.total_seconds())
-    since_midnight = builder.cast(builder.op("Mod", times, builder.constant(a_day, np.int64)), "double")
-    phase = builder.op("Div", since_midnight, builder.constant(float(a_day)))
-    angle = builder.op("Mul", phase, builder.constant(2 * np.pi))
-    angles = builder.op("Mul", builder.unsqueeze(angle, 2), builder.constant(np.arange(1, HARMONICS + 1)))
+    since_midnight = builder.cast(times % builder.constant(a_day, np.int64), "double")
+    phase = since_midnight / float(a_day)
+    angle = phase * (2 * np.pi)
+    angles = builder.unsqueeze(angle, 2) * np.arange(1, HARMONICS + 1)
     course = builder.rows(profile[:, :1], "sensor")
     for ahead, first in ((0.0, 1), (np.pi / 2, 2)):
-        wave = builder.op("Sin", builder.op("Add", angles, builder.constant(ahead)))
+        wave = builder.op("Sin", angles + ahead)
         weights = builder.unsqueeze(builder.rows(profile[:, first::2], "sensor"))
-        course = builder.op("Add", course, builder.total(builder.op("Mul", wave, weights), 2))
+        course = course + builder.total(wave * weights, 2)
     return course
 
 
-def _trailing(builder: Builder, condition: str, width: int) -> str:
+def _trailing(builder: Builder, condition: Value, width: int) -> Value:
     """The number of last columns, of `width`, for which `condition` is true without a break; (rows, 1), as double."""
     number = builder.constant(np.arange(1.0, width + 1))
-    breaks = builder.op("Where", condition, builder.constant(0.0), number)
-    return builder.op(
-        "Sub", builder.constant(float(width)), builder.op("ReduceMax", breaks, axes=[1], keepdims=1)
-    )
+    breaks = builder.op("Where", condition, 0.0, number)
+    return float(width) - builder.op("ReduceMax", breaks, axes=[1], keepdims=1)
 
 
-def _repeats(builder: Builder) -> str:
+def _repeats(builder: Builder) -> Value:
     """The number of consecutive readings before the last one with its value."""
     now, before = builder.columns("readings", 1, WINDOW), builder.columns("readings", 0, WINDOW - 1)
-    return _trailing(builder, builder.op("Equal", now, before), WINDOW - 1)
+    return _trailing(builder, now.equals(before), WINDOW - 1)
 
 
 def discrete(params: pl.DataFrame) -> Graph:
@@ -185,69 +181,63 @@ def discrete(params: pl.DataFrame) -> Graph:
     builder = Builder()
     values, of_value, of_run = (params[name].to_numpy() for name in ("values", "p_of_value", "p_of_run"))
     now = builder.column("readings", WINDOW - 1)
-    is_same = builder.op("Equal", now, builder.rows(values, "sensor"))
-    chances = builder.op(
-        "Where", is_same, builder.rows(of_value[:, :MOST_VALUES], "sensor"), builder.constant(np.inf)
-    )
+    is_same = now.equals(builder.rows(values, "sensor"))
+    chances = builder.op("Where", is_same, builder.rows(of_value[:, :MOST_VALUES], "sensor"), np.inf)
     rarity = builder.op("ReduceMin", chances, axes=[1], keepdims=1)
     rarity = builder.op("Where", builder.op("IsInf", rarity), _of_new(builder, params), rarity)
     persistence = _at(builder, of_run, _repeats(builder))
-    absent = builder.squeeze(builder.op("IsNaN", now))
+    absent = builder.squeeze(now.is_nan())
     cause = builder.op(
         "Where",
-        builder.op("Less", persistence, rarity),
+        persistence < rarity,
         builder.constant(CHANNELS.index("flat"), np.int64),
         builder.constant(CHANNELS.index("value"), np.int64),
     )
-    p = builder.op(
-        "Where", absent, builder.constant(np.nan), builder.squeeze(builder.op("Min", rarity, persistence))
-    )
+    p = builder.op("Where", absent, np.nan, builder.squeeze(builder.op("Min", rarity, persistence)))
     cause = builder.op("Where", absent, builder.constant(-1, np.int64), builder.squeeze(cause))
-    outputs = [(_of_p(builder, p), SCORE), (p, P_VALUE), (cause, _CAUSE)]
+    outputs = [(_of_p(p), SCORE), (p, P_VALUE), (cause, _CAUSE)]
     return builder.graph("discrete", (SENSOR, _READINGS), outputs)
 
 
-def _of_new(builder: Builder, params: pl.DataFrame) -> str:
+def _of_new(builder: Builder, params: pl.DataFrame) -> Value:
     """p-values of a value never seen, by the number of such values in a row and its distance outside the range."""
     values = params["values"].to_numpy()
-    present = builder.op("IsNaN", "readings")
+    present = builder.value("readings").is_nan()
     for j in range(MOST_VALUES):
-        same = builder.op("Equal", "readings", builder.rows(values[:, j : j + 1], "sensor"))
-        present = builder.op("Or", present, same)
-    again = builder.op("Sub", _trailing(builder, builder.op("Not", present), WINDOW), builder.constant(1.0))
-    p = _at(builder, p_of_new(params), builder.op("Max", again, builder.constant(0.0)))
+        same = builder.value("readings").equals(builder.rows(values[:, j : j + 1], "sensor"))
+        present = present | same
+    again = _trailing(builder, ~present, WINDOW) - 1.0
+    p = _at(builder, p_of_new(params), builder.op("Max", again, 0.0))
     now = builder.column("readings", WINDOW - 1)
     low, high = (params[name].to_numpy()[:, None] for name in ("low", "high"))
-    below = builder.op("Sub", builder.rows(low, "sensor"), now)
-    above = builder.op("Sub", now, builder.rows(high, "sensor"))
-    out = builder.op("Max", builder.op("Max", below, above), builder.constant(0.0))
+    below = builder.rows(low, "sensor") - now
+    above = now - builder.rows(high, "sensor")
+    out = builder.op("Max", builder.op("Max", below, above), 0.0)
     width = np.where(high > low, high - low, np.inf)
-    further = builder.op("Add", builder.op("Div", out, builder.rows(width, "sensor")), builder.constant(1.0))
-    of_new = builder.op("Max", builder.op("Div", p, further), builder.constant(P_FLOOR))
+    further = out / builder.rows(width, "sensor") + 1.0
+    of_new = builder.op("Max", p / further, P_FLOOR)
     late, step = (builder.rows(column[:, None], "sensor") for column in p_of_step(params))
     past = builder.rows(np.where(np.isnan(values), np.inf, values), "sensor")
-    apart = builder.op("ReduceMin", builder.op("Abs", builder.op("Sub", now, past)), axes=[1], keepdims=1)
-    return builder.op(
-        "Where", builder.op("LessOrEqual", apart, step), builder.op("Max", of_new, late), of_new
-    )
+    apart = builder.op("ReduceMin", abs(now - past), axes=[1], keepdims=1)
+    return builder.op("Where", apart <= step, builder.op("Max", of_new, late), of_new)
 
 
 def missing(params: pl.DataFrame) -> Graph:
     """As `models.devices.presence.gap_p_values`, and their scores."""
     builder = Builder()
-    gap = _trailing(builder, builder.op("IsNaN", "readings"), WINDOW)
-    index = builder.op("Max", builder.op("Sub", gap, builder.constant(1.0)), builder.constant(0.0))
+    gap = _trailing(builder, builder.value("readings").is_nan(), WINDOW)
+    index = builder.op("Max", gap - 1.0, 0.0)
     p_of_gap = _at(builder, params["p_of_gap"].to_numpy().astype(float), index)
-    there = builder.op("Equal", gap, builder.constant(0.0))
-    p = builder.squeeze(builder.op("Where", there, builder.constant(np.nan), p_of_gap))
+    there = gap.equals(0.0)
+    p = builder.squeeze(builder.op("Where", there, np.nan, p_of_gap))
     score = Port(SCORE.name, SCORE.kind, (), "higher is more anomalous; NaN if there is a reading")
-    return builder.graph("missing", (SENSOR, _READINGS), [(_of_p(builder, p), score), (p, P_VALUE)])
+    return builder.graph("missing", (SENSOR, _READINGS), [(_of_p(p), score), (p, P_VALUE)])
 
 
-def _at(builder: Builder, table: NDArray[np.float64], column: str) -> str:
+def _at(builder: Builder, table: NDArray[np.float64], column: Value) -> Value:
     """A column of each sensor's row of `table`, by its number."""
     return builder.op("GatherElements", builder.rows(table, "sensor"), builder.cast(column, "int64"), axis=1)
 
 
-def _of_p(builder: Builder, p: str) -> str:
-    return builder.op("Sqrt", builder.op("Mul", builder.constant(-2.0), builder.op("Log", p)))
+def _of_p(p: Value) -> Value:
+    return (-2.0 * p.log()).sqrt()

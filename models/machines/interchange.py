@@ -10,7 +10,7 @@ from models.interchange import Graph, Interchange, Port
 from models.machines.calibration import EDGE
 from models.machines.estimators import Boosted, Classical
 from models.machines.risks import BASE_RATE, NO_MODEL, Model, Risk
-from models.onnx_graphs import Builder
+from models.onnx_graphs import Builder, Value
 
 _OUTSIDE = (
     "Features: Almanac computes them from telemetry, errors, maintenance and failures; the graph takes them as inputs.",
@@ -39,7 +39,7 @@ def _graph(model: Model) -> Graph:
     """Features -> calibrated probabilities, each at least that of a shorter horizon, as in `Model.predict`."""
     builder = Builder()
     columns, names = [], []
-    least: dict[str, str] = {}
+    least: dict[str, Value] = {}
     for risk in sorted(model.risks, key=lambda r: (r.component, r.horizon_hours)):
         probability = _risk(builder, risk)
         if risk.rung != NO_MODEL:
@@ -61,7 +61,7 @@ def _graph(model: Model) -> Graph:
     )
 
 
-def _risk(builder: Builder, risk: Risk) -> str:
+def _risk(builder: Builder, risk: Risk) -> Value:
     if isinstance(risk.estimator, Boosted):
         score = builder.boosted("features", risk.estimator.file())
         return _calibrated(builder, builder.op("Sigmoid", score), risk.calibration)
@@ -74,35 +74,33 @@ def _risk(builder: Builder, risk: Risk) -> str:
     return builder.op("Expand", builder.constant([[value]]), rows)
 
 
-def _calibrated(builder: Builder, probability: str, how: Mapping[str, Any]) -> str:
+def _calibrated(builder: Builder, probability: Value, how: Mapping[str, Any]) -> Value:
     """As `models.machines.calibration.calibrated_probabilities`."""
     if how["kind"] == "platt":
-        inside = builder.op("Clip", probability, builder.constant(EDGE), builder.constant(1 - EDGE))
-        odds = builder.op("Div", inside, builder.op("Sub", builder.constant([[1.0]]), inside))
-        logit = builder.op("Mul", builder.constant([[how["slope"]]]), builder.op("Log", odds))
-        return builder.op("Sigmoid", builder.op("Add", logit, builder.constant([[how["intercept"]]])))
+        inside = builder.op("Clip", probability, EDGE, 1 - EDGE)
+        odds = inside / (1.0 - inside)
+        logit = how["slope"] * odds.log()
+        return builder.op("Sigmoid", logit + how["intercept"])
     if how["kind"] == "isotonic":
         return _interpolated(builder, probability, np.array(how["from"]), np.array(how["to"]))
     return probability
 
 
-def _interpolated(builder: Builder, x: str, start: np.ndarray, value: np.ndarray) -> str:
+def _interpolated(builder: Builder, x: Value, start: np.ndarray, value: np.ndarray) -> Value:
     """Linear between the points, flat beyond, as `numpy.interp`."""
     if len(start) == 1:
-        return builder.op(
-            "Add", builder.op("Mul", x, builder.constant([[0.0]])), builder.constant([[value[0]]])
-        )
+        return x * 0.0 + value[0]
     slope = np.diff(value) / np.diff(start)
-    is_above = builder.cast(builder.op("GreaterOrEqual", x, builder.constant(start[None, :])), "int64")
+    is_above = builder.cast(x >= start[None, :], "int64")
     count = builder.op("ReduceSum", is_above, builder.constant([1], np.int64), keepdims=1)
-    at = builder.op("Sub", count, builder.constant([[1]], np.int64))
+    at = count - builder.constant([[1]], np.int64)
     at = builder.op("Clip", at, builder.constant(0, np.int64), builder.constant(len(slope) - 1, np.int64))
     begin, level, rise = (
         builder.op("Gather", builder.constant(points), at, axis=0)
         for points in (start[:-1], value[:-1], slope)
     )
-    y = builder.op("Add", level, builder.op("Mul", builder.op("Sub", x, begin), rise))
-    return builder.op("Clip", y, builder.constant(value[0]), builder.constant(value[-1]))
+    y = level + (x - begin) * rise
+    return builder.op("Clip", y, value[0], value[-1])
 
 
 def estimate(model: Model, rows: pl.DataFrame) -> pl.DataFrame:

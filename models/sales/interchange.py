@@ -50,19 +50,12 @@ def _graph(rung: str, ensemble: Pooled, model: Model) -> Graph:
     builder = Builder()
     names = [quantile_column(q) for q in model.quantiles]
     centre = builder.boosted("features", ensemble.location.model_to_string())
-    spread = [
-        builder.op(
-            "Add",
-            builder.constant([[ensemble.start[name]]]),
-            builder.boosted("features", _text(ensemble, name)),
-        )
-        for name in names
-    ]
-    raw = builder.rising([builder.op("Add", centre, one) for one in spread])
-    with_offsets = builder.op("Add", raw, "offsets")
+    spread = [ensemble.start[name] + builder.boosted("features", _text(ensemble, name)) for name in names]
+    raw = builder.rising([centre + one for one in spread])
+    with_offsets = raw + builder.value("offsets")
     risen = builder.rising([builder.column(with_offsets, i) for i in range(len(names))])
-    ratio = builder.op("Sub", builder.op("Exp", risen), builder.constant([[OFFSET]]))
-    units = builder.op("Max", builder.op("Mul", ratio, "level"), builder.constant([[0.0]]))
+    ratio = risen.exp() - OFFSET
+    units = builder.op("Max", ratio * builder.value("level"), 0.0)
     inputs = (
         Port("features", "float", ensemble.features, "the features in this order; NaN where unknown"),
         Port("level", "double", ("level",), "units of a usual week of the key, above 0"),
