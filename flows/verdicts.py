@@ -11,9 +11,9 @@ from flows.parameters import Moment, ParameterError
 from flows.runs import ingest_sources
 from flows.settings import open_store
 from models.devices.contracts import JOINT_TAG, MUTED
-from models.devices.options import moment_of
 from models.devices.scenario import DEVICES
 from models.scenario import AsOf
+from models.times import as_moment, end_of
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
@@ -42,7 +42,7 @@ def label(
         incident: Name of the incident, as in `devices/incidents`; or give a device, start and end instead.
         device: The device, if no incident is named.
         start: When it began; times without an offset are UTC.
-        end: When it ended.
+        end: When it ended; a day without a time: its end.
         tag: The tag that it concerned; default: all tags of the device.
         reason: What was found, for later readers.
         by: Author of the verdict; default: the user of this computer.
@@ -71,7 +71,7 @@ def mute(
 
     Args:
         start: Start of that time; times without an offset are UTC.
-        end: End of that time.
+        end: End of that time; a day without a time: its end.
         device: The device.
         site: A site from `ingest --sites`, for all devices that are there now.
         tag: The tag; default: all tags of the device.
@@ -119,13 +119,13 @@ def of_incident(store: Store, name: str) -> pl.DataFrame:
 def of_range(
     device: str | None, tag: str, start: AsOf | None, end: AsOf | None, verdict: str
 ) -> pl.DataFrame:
-    """One row: device, tag, start, end, verdict.
+    """One row: device, tag, start, end, verdict; an end that is a day is the end of that day.
 
     Raises `ParameterError` if one of them is missing, or the end is not after the start.
     """
     if device is None or start is None or end is None:
         raise ParameterError("Expected --incident, or --device, --start and --end.")
-    begin, until = moment_of(start), moment_of(end)
+    begin, until = as_moment(start), as_moment(end, end_of)
     if begin >= until:
         raise ParameterError(f"--start is {begin}, --end is {until}. Expected an end after the start.")
     row = {"device": device, "tag": tag, "start": begin, "end": until, "verdict": verdict}

@@ -54,9 +54,9 @@ def alike(
             f"'{pairs[column][0]}' like '{pairs['known'][0]}'."
         )
         if count > most * values.height and not is_stream:
+            way = ", or allow more with --max-bad-share" if most else ""
             raise ContractError(
-                f"{text} Nothing was written. Spell them the same in both (Excel removes leading zeros), or "
-                "allow more with --max-bad-share."
+                f"{text} Nothing was written. Spell them the same in both (Excel removes leading zeros){way}."
             )
         notes.append(text)
     return tuple(notes)
