@@ -22,6 +22,7 @@ _WEEKDAY = (
 )
 _WEEK = r"(?i)(?:w|kw|cw|wk|week)"
 _DATE = r"\d{1,4}[./-]\d{1,2}[./-]\d{2,4}"
+_DAYS_OF_WEEK = r"^(\d{1,2})\.(\d{1,2})\.? ?(?:-|–|bis) ?\d{1,2}\.(\d{1,2})\.(\d{4})$"
 _TIDY = (
     (r"^/Date\((\d+)(?:[+-]\d{4})?\)/$", "${1}"),
     (r"^(\d{9,19}),(\d+)$", "${1}.${2}"),
@@ -82,7 +83,7 @@ def tidied(text: pl.Series) -> pl.Series:
     >>> tidied(pl.Series(["Mon, 29 Jan 2024, 10:30 CET", "29.01.2024 10.30.00"])).to_list()
     ['29 Jan 2024 10:30 +01:00', '29.01.2024 10:30:00']
     """
-    return _rewritten(text, _TIDY)
+    return _rewritten(_first_days(text), _TIDY)
 
 
 def as_iso(text: pl.Series) -> pl.Series:
@@ -98,3 +99,11 @@ def _rewritten(text: pl.Series, rules: tuple[tuple[str, str], ...]) -> pl.Series
     for pattern, replacement in rules:
         text = text.str.replace(pattern, replacement)
     return text
+
+
+def _first_days(text: pl.Series) -> pl.Series:
+    """The first day of weeks such as 30.12.-05.01.2025, whose year is that of the last day; other text unchanged."""
+    day, month, last_month, year = text.str.extract_groups(_DAYS_OF_WEEK).struct.unnest().get_columns()
+    is_earlier = (month.cast(pl.Int64) > last_month.cast(pl.Int64)).cast(pl.Int64)
+    first = day + "." + month + "." + (year.cast(pl.Int64) - is_earlier).cast(pl.String)
+    return text.zip_with(first.is_null(), first)

@@ -125,11 +125,12 @@ def _check(
     spill = None if whole else _STAGED_IN_MEMORY
     intake = Intake(Staged(folder / "good", spill), Staged(folder / "bad"))
     intake.bad.add(pl.DataFrame(schema=QUARANTINE))
-    names, types = set(), dict(schemas.get(table.name, {}))
-    similar = [one.name for one in request.scenario.tables.values() if one.unique[-1:] == table.unique[-1:]]
-    further = (
-        {name for one in similar for name in schemas.get(one, ())} - {"shard"} if table.covariates else ()
-    )
+    names: set[str] = set()
+    tables = request.scenario.tables.values() if table.covariates else [table]
+    similar = [one.name for one in tables if one.unique[-1:] == table.unique[-1:]]
+    types = {c: kind for one in similar for c, kind in schemas.get(one, {}).items()}
+    types |= schemas.get(table.name, {})
+    further = types.keys() - {"shard"} if table.covariates else ()
     if table.covariates and table.name in schemas:
         units = request.store.get_json(Layout(request.scenario.name).units) or {}
         intake.units = units.get(table.name, {})
@@ -194,7 +195,8 @@ def _empty_words(columns: pl.DataFrame, schemas: Mapping[str, Mapping[str, pl.Da
 
 
 def _as_before(good: pl.DataFrame, types: dict[str, pl.DataType]) -> tuple[pl.DataFrame, list[str]]:
-    """`good` with columns typed as in earlier rows, and the names of those left out: text instead of numbers.
+    """`good` with columns typed as in earlier rows, also of similar tables, and the names of those left out: text instead
+    of numbers.
 
     Numbers become text in columns that were text before. The types of new columns are added to `types`.
     """

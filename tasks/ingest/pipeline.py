@@ -141,7 +141,7 @@ def _gaps(table: Table, intake: Intake, stored_rows: pl.LazyFrame | None) -> tup
     """A note on further columns of the stored rows that the new ones lack."""
     if stored_rows is None or not table.covariates:
         return ()
-    columns = intake.good.rows().collect_schema()
+    columns = {*intake.good.rows().collect_schema(), *intake.ignored}
     names = [f"'{name}'" for name in stored_rows.collect_schema() if name not in columns]
     text = f"{table.name}: earlier files had {', '.join(names)}, which {'is' if len(names) == 1 else 'are'} missing here"
     return (f"{text}: unknown in new rows, as before in stored ones.",) if names else ()

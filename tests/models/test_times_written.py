@@ -130,6 +130,11 @@ def test_times_of_databases_logs_and_people_are_read(value):
     assert days(pl.Series([value])).to_list() == [date(2024, 1, 29)]
 
 
+def test_the_days_of_a_week_may_have_one_year_which_is_that_of_the_last_day():
+    weeks = pl.Series(["30.12.-05.01.2025", "6.1. bis 12.1.2025", None, "13.01 - 19.01.2025"])
+    assert days(weeks).to_list() == [date(2024, 12, 30), date(2025, 1, 6), None, date(2025, 1, 13)]
+
+
 @pytest.mark.parametrize(
     "value", ["W/C 29/01/2024", "Week of 1/29/2024", "2024-01-29 - 2024-02-04", "29.01.2024 bis 04.02.2024"]
 )

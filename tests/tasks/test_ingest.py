@@ -282,6 +282,8 @@ def test_a_key_that_one_file_writes_in_two_ways_is_told_and_refused_where_many_a
     )
     with pytest.raises(ContractError, match=r"values of 'sku' look like others: '1' like '1\.0'"):
         read(store, "history", twice, SALES)
+    with pytest.raises(ContractError, match=r"Excel removes leading zeros\)\.$"):
+        read(store, "history", twice, SALES, max_bad_share=0)
     (note,) = read(store, "history", twice, SALES, max_bad_share=0.9).alike
     assert "2 of 6 values" in note
     assert read(store, "history", twice, SALES).alike == ()
@@ -674,6 +676,15 @@ def test_a_column_of_words_for_unknown_holds_no_words_so_that_numbers_may_follow
     assert store.scan("sales/plan").collect()["deal"].null_count() == plan.height
 
 
+def test_a_plan_has_numbers_where_the_history_has_numbers_and_words_where_it_has_words(store, tmp_path):
+    history = csv(tmp_path, sales().with_columns(promo=pl.lit(1), deal=pl.lit("leaflet")))
+    weeks = sales(start=MONDAY + timedelta(weeks=20)).drop("units")
+    plan = csv(tmp_path, weeks.with_columns(promo=pl.lit("tv"), deal=pl.lit(1)), "plan.csv")
+    _, result = ingest.fn(SALES, store, {"history": history, "plan": plan}, {}, None, 0.05)
+    assert result.ignored == ("promo",)
+    assert store.scan("sales/plan").select("deal").unique().collect().rows() == [("1",)]
+
+
 def test_a_column_that_earlier_files_had_is_noted_where_it_is_missing(store, tmp_path):
     rows = sales().with_columns(promo=pl.lit(1), deal=pl.lit("leaflet"))
     assert read(store, "history", csv(tmp_path, rows), SALES).alike == ()
@@ -681,6 +692,9 @@ def test_a_column_that_earlier_files_had_is_noted_where_it_is_missing(store, tmp
     assert result.alike == (
         "history: earlier files had 'promo', 'deal', which are missing here: unknown in new rows, as before in stored ones.",
     )
+    words = rows.with_columns(promo=pl.lit("tv"))
+    result = read(store, "history", csv(tmp_path, words), SALES, dry_run=True)
+    assert (result.ignored, result.alike) == (("promo",), ())
 
 
 def test_percentages_beside_fractions_are_neither_numbers_nor_words(store, tmp_path):
