@@ -7,7 +7,7 @@ from prefect.logging import get_run_logger
 from flows.clock import Clock
 from flows.progress import over_shards
 from models.drift import Rule
-from models.scenario import AsOf, Scenario
+from models.scenario import Scenario
 from models.times import time_text
 from tasks.monitoring.drift import (
     accuracy_since,
@@ -24,36 +24,19 @@ from tasks.scoring.shards import plan
 from tasks.storage.store import Store
 
 SHOWN = (
-    "rank",
-    "feature",
-    "kind",
-    "drifted",
-    "psi",
-    "limit",
-    "p_value",
-    "mean_before",
-    "mean_now",
-    "missing_now",
-    "unseen",
+    *("rank", "feature", "kind", "drifted", "psi", "limit", "p_value"),
+    *("mean_before", "mean_now", "missing_now", "unseen"),
 )
 
 
-def watch(
-    scenario: Scenario,
-    store: Store,
-    as_of: AsOf | None = None,
-    *,
-    rate: float = 0.001,
-    cooldown_days: float = 28,
-) -> dict[str, Any]:
+def watch(scenario: Scenario, store: Store, *, cooldown_days: float = 28) -> dict[str, Any]:
     """Compare the last cycle with the training data of its bundle; announce drift, then not again for `cooldown_days`.
 
-    `rate` is the acceptable share of false alarms among cycles without a shift. A cycle that the bundle was trained on
-    is not compared.
+    A cycle that the bundle was trained on is not compared.
     """
     clock = Clock()
-    rule = Rule(rate=rate)
-    run = resolve_watching(scenario, store, as_of, rule)
+    rule = Rule()
+    run = resolve_watching(scenario, store, None, rule)
     result: dict[str, Any] = {"run_id": run.id, "as_of": run.as_of.isoformat(), "bundle": run.bundle}
     if seen_by_bundle(run):
         note = f"Bundle {run.bundle} was trained on data up to {run.options['trained_as_of']}: there is no newer data."

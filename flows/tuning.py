@@ -125,6 +125,12 @@ class _Verdict:
     better: bool = False
     reason: str = ""
 
+    def figures(self, of: Callable[[Sequence[float]], float]) -> dict[str, Any] | None:
+        """A figure of the losses before and after; None without a winner."""
+        if not self.losses_after:
+            return None
+        return {"before": round(of(self.losses_before), 5), "after": round(of(self.losses_after), 5)}
+
 
 def tune_scenario(
     scenario: Scenario,
@@ -161,13 +167,14 @@ def tune_scenario(
     clock.mark("page")
     record = _track(run, view, challenger)
     clock.mark("track")
+    unseen = verdict.figures(lambda losses: losses[-1])
     return {
         "run_id": run.id,
         "as_of": run.as_of.isoformat(),
         "study": store.uri_of(path),
         "trials": counts | {"kept": earlier},
-        "loss": _means(verdict),
-        "unseen": _unseen(searching, verdict),
+        "loss": verdict.figures(lambda losses: fmean(losses[:-1])),
+        "unseen": unseen and {"fold": searching.folds[-1], **unseen},
         "better": verdict.better,
         "reason": verdict.reason,
         "choices": view.choices.to_dicts(),
@@ -276,19 +283,3 @@ def _track(run: Run, view: StudyView, challenger: Mapping[str, Any] | None) -> s
         tags={"reason": view.reason, "bundle": str(challenger["bundle"]) if challenger else "none"},
         files={"trials.csv": view.trials.write_csv(), "choices.csv": view.choices.write_csv()},
     )
-
-
-def _means(verdict: _Verdict) -> dict[str, float] | None:
-    """Mean losses over the folds of the search."""
-    if not verdict.losses_after:
-        return None
-    pairs = {"before": verdict.losses_before, "after": verdict.losses_after}
-    return {name: round(fmean(losses[:-1]), 5) for name, losses in pairs.items()}
-
-
-def _unseen(searching: _Searching, verdict: _Verdict) -> dict[str, Any] | None:
-    """Losses on the fold that took no part in the search."""
-    if not verdict.losses_after:
-        return None
-    before, after = verdict.losses_before[-1], verdict.losses_after[-1]
-    return {"fold": searching.folds[-1], "before": round(before, 5), "after": round(after, 5)}

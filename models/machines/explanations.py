@@ -17,8 +17,8 @@ MOST = 3
 _LEAST = {"odds": 0.05, "probability": 0.002}
 
 
-def reasons(estimator: Estimator, X: Matrix, features: Sequence[Feature], most: int = MOST) -> list[str]:
-    """For each row of `X`, up to `most` reasons, strongest first, joined by semicolons; empty if there are none.
+def reasons(estimator: Estimator, X: Matrix, features: Sequence[Feature]) -> list[str]:
+    """For each row of `X`, up to `MOST` reasons, strongest first, joined by semicolons; empty if there are none.
 
     Each ends with its effect: `odds x 12.0` for LightGBM, `+0.120` of probability for trees.
     """
@@ -31,7 +31,7 @@ def reasons(estimator: Estimator, X: Matrix, features: Sequence[Feature], most: 
     together = np.zeros((len(X), len(order)))
     for j in range(len(features)):
         together[:, member[j]] += contributions[:, j]
-    top = np.argsort(-together, axis=1, kind="stable")[:, :most]
+    top = np.argsort(-together, axis=1, kind="stable")[:, :MOST]
     least = _LEAST[estimator.unit]
     columns = {i: np.flatnonzero(member == i) for i in range(len(order))}
     names = {f.name: j for j, f in enumerate(features)}

@@ -4,7 +4,6 @@ Each finding is a frame of `FINDINGS`: its name, table, machine (null: several),
 number of rows or events that it concerns.
 """
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import polars as pl
@@ -31,6 +30,7 @@ SUMMARY = {
 }
 
 _JITTER = 0.1
+_EXAMPLES = 5
 MAINTAINED_WITHIN = timedelta(hours=24)
 
 EFFECTS = {
@@ -129,9 +129,7 @@ def unknown_machines(tables: Frames) -> pl.DataFrame:
 
 def machines_without_telemetry(machines: pl.LazyFrame, recent: pl.LazyFrame, days: int) -> pl.DataFrame:
     """Machines on record that sent nothing in the last `days`."""
-    silent = machines.join(recent, on="machine_id", how="anti").with_columns(
-        pl.lit(0, pl.Int64).alias("count")
-    )
+    silent = machines.join(recent, on="machine_id", how="anti").with_columns(count=pl.lit(0))
     return _finding("no telemetry", "telemetry", silent, pl.lit(f"none in {days} days"))
 
 
@@ -158,10 +156,8 @@ def failures_logged_again(tables: Frames, visible: Frames, since: datetime, unti
     return _finding("failure logged again", "failures", counts, pl.format("{} times", "count"))
 
 
-def failures_without_maintenance(
-    failures: pl.LazyFrame, maintenance: pl.LazyFrame, within: timedelta = MAINTAINED_WITHIN
-) -> pl.DataFrame:
-    """Failures of a component without a recorded replacement from the failure until `within` after it."""
+def failures_without_maintenance(failures: pl.LazyFrame, maintenance: pl.LazyFrame) -> pl.DataFrame:
+    """Failures of a component without a recorded replacement from the failure until `MAINTAINED_WITHIN` after it."""
     replacements = maintenance.select("machine_id", "component", "time", replaced_at="time").sort("time")
     open_ones = (
         failures.sort("time")
@@ -170,7 +166,7 @@ def failures_without_maintenance(
             on="time",
             by=["machine_id", "component"],
             strategy="forward",
-            tolerance=within,
+            tolerance=MAINTAINED_WITHIN,
             check_sortedness=False,
         )
         .filter(pl.col("replaced_at").is_null())
@@ -233,30 +229,29 @@ def silent_sensors(telemetry: pl.LazyFrame, days: int, history: pl.LazyFrame) ->
             .collect()
             .lazy()
         )
-        silence, constant = (
-            pl.lit(f"{sensor}: no reading in {days} days"),
-            f"{sensor}: one value in {days} days",
-        )
         own = history.filter(pl.col(sensor).is_not_null()).select("machine_id").unique()
-        quiet = values.filter(pl.col("values") == 0)
-        parts.append(
-            _finding("missing sensor", "telemetry", quiet.join(own, on="machine_id", how="semi"), silence)
-        )
+        quiet = values.filter(pl.col("values") == 0).join(own, on="machine_id", how="semi")
+        silence = pl.lit(f"{sensor}: no reading in {days} days")
+        parts.append(_finding("missing sensor", "telemetry", quiet, silence))
         still = values.filter(pl.col("values") == 1, pl.col("count") > 2)
-        parts.append(_finding("constant sensor", "telemetry", still, pl.lit(constant)))
+        constant = pl.lit(f"{sensor}: one value in {days} days")
+        parts.append(_finding("constant sensor", "telemetry", still, constant))
     return parts
 
 
-def summary(rows: pl.DataFrame, names: Sequence[str] = tuple(EFFECTS), most: int = 5) -> pl.DataFrame:
+def summary(rows: pl.DataFrame) -> pl.DataFrame:
     """One line per finding and table: finding, table, machines, examples, effect; empty if there are no findings."""
     return (
-        rows.filter(pl.col("finding").is_in(list(names)))
-        .group_by("finding", "table")
+        rows.group_by("finding", "table")
         .agg(
             pl.col("machine_id").n_unique().cast(pl.Int64).alias("machines"),
-            pl.format("{}: {}", "machine_id", "detail").sort().head(most).str.join("; ").alias("examples"),
+            pl.format("{}: {}", "machine_id", "detail")
+            .sort()
+            .head(_EXAMPLES)
+            .str.join("; ")
+            .alias("examples"),
         )
-        .with_columns(pl.col("finding").replace_strict(EFFECTS, default="none").alias("effect"))
+        .with_columns(pl.col("finding").replace_strict(EFFECTS).alias("effect"))
         .sort("finding", "table")
     )
 

@@ -8,25 +8,6 @@ from typing import Any
 from models.times import end_of, start_of
 
 ESTIMATORS = ("lightgbm", "random_forest", "decision_tree")
-_WHOLE = {
-    "every_hours",
-    "normal_days",
-    "normal_gap_hours",
-    "inspect_every_days",
-    "machines_per_day",
-    "inspections_per_day",
-    "lead_hours",
-    "cooldown_hours",
-    "under_work_hours",
-    "min_failures",
-    "training_rows",
-    "leaves",
-    "leaf_rows",
-    "depth",
-    "seed",
-    "threads",
-}
-
 WINDOWS_HOURS = (12, 24, 36)
 _INTERVALS = (1, 5, 20)
 _LEAST_INTERVAL, _LONGEST_INTERVAL = 12, 744
@@ -129,7 +110,7 @@ class Options:
                 values[name] = moment(values[name], start_of_day=True)
         if "score_to" in values:
             values["score_to"] = moment(values["score_to"])
-        for name in _WHOLE & values.keys():
+        for name in values.keys() & {field.name for field in fields(cls) if field.type in (int, int | None)}:
             values[name] = int(values[name])
         result = cls(**values)
         result._check()

@@ -1,7 +1,7 @@
 """The model of a bundle: for every component and horizon, a probability of failure or the reason why there is none."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,12 @@ _LEARNT = (
     *("every_hours", "windows_hours", "error_windows_hours", "normal_days", "normal_gap_hours", "estimator"),
     *("use_short_windows", "use_spread", "use_normal", "use_errors", "use_attributes"),
 )
+
+_OF_RISK = (
+    *("component", "horizon_hours", "rung", "base_rate", "reason"),
+    *("calibration", "failures", "bills"),
+)
+"""The fields of a risk in the bundle's file `model`; its estimator has a file of its own."""
 
 
 @dataclass(frozen=True)
@@ -102,21 +108,9 @@ class Model:
             name = f"risk_{i}_{risk.horizon_hours}h" if risk.estimator is not None else None
             if risk.estimator is not None and name:
                 files[name] = risk.estimator.file()
-            entries.append(
-                {
-                    "component": risk.component,
-                    "horizon_hours": risk.horizon_hours,
-                    "rung": risk.rung,
-                    "base_rate": risk.base_rate,
-                    "reason": risk.reason,
-                    "calibration": dict(risk.calibration),
-                    "failures": risk.failures,
-                    "bills": [dict(row) for row in risk.bills],
-                    "file": name,
-                }
-            )
+            entries.append({field: getattr(risk, field) for field in _OF_RISK} | {"file": name})
         options = {name: getattr(self.options, name) for name in _LEARNT}
-        model = {"vocabulary": self.vocabulary.to_dict(), "options": options, "risks": entries}
+        model = {"vocabulary": asdict(self.vocabulary), "options": options, "risks": entries}
         if self.lives:
             model["lives"] = [
                 life.entry(f"life_{i}" if life.estimator else None) for i, life in enumerate(self.lives)
@@ -148,14 +142,5 @@ def matrix(rows: pl.DataFrame, names: Sequence[str]) -> NDArray[np.float32]:
 
 
 def _risk(entry: Mapping[str, Any], files: Mapping[str, File]) -> Risk:
-    return Risk(
-        component=entry["component"],
-        horizon_hours=int(entry["horizon_hours"]),
-        rung=entry["rung"],
-        base_rate=float(entry["base_rate"]),
-        reason=entry["reason"],
-        estimator=estimators.load(files[entry["file"]]) if entry["file"] else None,
-        calibration=entry["calibration"],
-        failures=int(entry["failures"]),
-        bills=entry["bills"],
-    )
+    estimator = estimators.load(files[entry["file"]]) if entry["file"] else None
+    return Risk(**{field: entry[field] for field in _OF_RISK}, estimator=estimator)

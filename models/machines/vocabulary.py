@@ -1,7 +1,7 @@
 """The names in the data: sensors, components, errors, models of machine, and the telemetry's interval."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -51,12 +51,9 @@ class Vocabulary:
         interval = frame.filter(pl.col("kind") == "interval_hours")["name"].item()
         return cls(**names, interval_hours=float(interval))
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def of_dict(cls, values: Mapping[str, Any]) -> "Vocabulary":
-        """The inverse of `to_dict`, also after a round trip through JSON."""
+        """The inverse of `asdict`, also after a round trip through JSON."""
         names = {kind: tuple(values.get(kind, ())) for kind in _LISTS}
         return cls(**names, interval_hours=float(values["interval_hours"]))
 

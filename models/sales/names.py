@@ -7,8 +7,8 @@ NEAR = 3
 _CLOSE = 0.5
 
 
-def near(name: str, candidates: Iterable[str], most: int = NEAR) -> list[str]:
-    """Up to `most` of the `candidates` that resemble `name`, the nearest first.
+def near(name: str, candidates: Iterable[str]) -> list[str]:
+    """Up to `NEAR` of the `candidates` that resemble `name`, the nearest first.
 
     Case, spaces and leading zeros do not matter.
 
@@ -18,8 +18,8 @@ def near(name: str, candidates: Iterable[str], most: int = NEAR) -> list[str]:
     plain: dict[str, list[str]] = {}
     for one in sorted(candidates):
         plain.setdefault(_plain(one), []).append(one)
-    matches = get_close_matches(_plain(name), plain, n=most, cutoff=_CLOSE)
-    return [one for match in matches for one in plain[match]][:most]
+    matches = get_close_matches(_plain(name), plain, n=NEAR, cutoff=_CLOSE)
+    return [one for match in matches for one in plain[match]][:NEAR]
 
 
 def suggestion(name: str, candidates: Iterable[str]) -> str:

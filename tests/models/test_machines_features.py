@@ -1,5 +1,6 @@
 """Features against a slow oracle written from their definition, and with a changed future."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -311,7 +312,7 @@ def test_components_sensors_and_errors_are_what_the_data_says():
     }
     words = vocabulary(lazy(tables), START + timedelta(days=2))
     assert words == Vocabulary(("torque",), ("gear",), ("E7",), (), 1.0)
-    assert Vocabulary.of_frame(words.to_frame()) == Vocabulary.of_dict(words.to_dict()) == words
+    assert Vocabulary.of_frame(words.to_frame()) == Vocabulary.of_dict(asdict(words)) == words
 
 
 def test_words_of_the_data_may_be_names_of_our_own_columns():
