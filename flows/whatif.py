@@ -74,6 +74,19 @@ def compare_plans(
     rows, notes = read_checked(
         SALES, data_store, "plan", plan, column_mapping(column or []), max_bad_share, reading
     )
+    return _comparison(run, rows, notes, plan, page, to, clock)
+
+
+def _comparison(
+    run: Run,
+    rows: pl.DataFrame,
+    notes: Sequence[str],
+    plan: str,
+    page: str | None,
+    to: str | None,
+    clock: Clock,
+) -> dict[str, Any]:
+    """The result of the comparison of the stored plan with `rows`, which were read from `plan`."""
     options = Options.of(run.options)
     rows, whatif_notes = whatif.usable(rows, run.tables(SALES), run.as_of, options.horizon)
     stored_plan = run.tables(SALES)["plan"].collect() if "plan" in run.versions else None
@@ -85,38 +98,32 @@ def compare_plans(
     notes = [*run.notes, *notes, *whatif_notes, *_about_plan(stored_plan, changes), *order_notes]
     for note in notes:
         get_run_logger().info(note)
-    bands = whatif.bands(lines, bundles.files(data_store, SALES.name, run.bundle or 0), run.as_of, options)
-    comparison = _comparison(lines, bands)
+    bands = whatif.bands(lines, bundles.files(run.store, SALES.name, run.bundle or 0), run.as_of, options)
+    weeks = whatif.summed(lines, ["week"]).to_dicts()
     address = None
     if page:
         beside = whatif.beside(stored_plan, changes)
         sections = whatif_page.sections(lines, bands, beside, run.tables(SALES), run.as_of, notes)
         address = write_whatif_page(run, page, plan, sections)
-    announce_whatif(run, comparison["weeks"], address, plan)
+    announce_whatif(run, weeks, address, plan)
+    total = whatif.summed(lines, []).row(0, named=True)
     return {
         "as_of": run.as_of.isoformat(),
         "bundle": run.bundle,
         "published": False,
         "plan_rows": rows.height,
         "plan_rows_changed": changes.height,
-        **comparison,
+        "pairs": lines.select(KEY).n_unique(),
+        "total": {n: None if v is None else round(v, 5 if n == "share" else 1) for n, v in total.items()},
+        "weeks": weeks,
+        "bands": bands.to_dicts(),
+        "largest": _largest(whatif.summed(lines, list(KEY)), KEY),
+        "largest_weeks": _largest(lines.select(*whatif.ON, "stored", "changed", "difference"), whatif.ON),
         "page": address,
         "lines": write_lines(lines, to) if to else None,
         "notes": [*notes, whatif_page.about_sums(bands)],
         "stages": clock.stages,
         "seconds": clock.seconds,
-    }
-
-
-def _comparison(lines: pl.DataFrame, bands: pl.DataFrame) -> dict[str, Any]:
-    """The differences in a result: their sums, and the largest ones."""
-    return {
-        "pairs": lines.select(KEY).n_unique(),
-        "total": _rounded_total(whatif.summed(lines, []).row(0, named=True)),
-        "weeks": whatif.summed(lines, ["week"]).to_dicts(),
-        "bands": bands.to_dicts(),
-        "largest": _largest(whatif.summed(lines, list(KEY)), KEY),
-        "largest_weeks": _largest(lines.select(*whatif.ON, "stored", "changed", "difference"), whatif.ON),
     }
 
 
@@ -144,7 +151,3 @@ def _largest(lines: pl.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:
     differences = lines.filter(pl.col("difference").abs() > 0)
     order = [True, *[False] * len(by)]
     return differences.sort(pl.col("difference").abs(), *by, descending=order).head(_LINES).to_dicts()
-
-
-def _rounded_total(total: dict[str, float | None]) -> dict[str, float | None]:
-    return {name: None if v is None else round(v, 5 if name == "share" else 1) for name, v in total.items()}
