@@ -16,7 +16,7 @@ def check(metrics: bool = False, store: str | None = None) -> Mapping[str, Any]:
     """Show, for each scenario, what is published and what is due, and the age of its data and its champion.
 
     The exit status is 3 if a scenario is late, because its last complete time is not published, or stale, because no
-    new data arrives.
+    new data arrives; also if nothing has been ingested, because the store may be another one.
 
     Args:
         metrics: Print the figures in Prometheus's text format.
@@ -28,16 +28,17 @@ def check(metrics: bool = False, store: str | None = None) -> Mapping[str, Any]:
     stale = [one.scenario for one in reports if one.stale]
     notes = [f"{name}: the last complete time is not published." for name in late]
     notes += [f"{name}: no new data arrives." for name in stale]
+    ok = bool(reports) and not (late or stale)
     result = {
         "store": data_store.uri,
-        "ok": not (late or stale),
+        "ok": ok,
         "scenarios": [asdict(one) for one in reports],
         "notes": notes
         if reports
         else [f"{data_store.uri}: nothing has been ingested yet. Start with: python -m flows demo"],
     }
     text = prometheus(reports) if metrics else None
-    return WithStatus(result, exit_status=3 if late or stale else 0, text=text)
+    return WithStatus(result, exit_status=0 if ok else 3, text=text)
 
 
 def all_health(store: Store) -> list[Health]:

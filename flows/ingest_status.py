@@ -19,7 +19,7 @@ def status(check: bool = False, store: str | None = None) -> Mapping[str, Any]:
     A scenario is fresh if its data ends less than two of its cadences ago.
 
     Args:
-        check: Exit with status 3 if the data of a scenario is not fresh.
+        check: Exit with status 3 if the data of a scenario is not fresh, or there is none.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     data_store, now = open_store(store), datetime.now(UTC)
@@ -42,9 +42,8 @@ def status(check: bool = False, store: str | None = None) -> Mapping[str, Any]:
         if some
         else [f"{data_store.uri}: nothing has been ingested yet. Start with: python -m flows demo"],
     }
-    return WithStatus(
-        result, exit_status=3 if check and any(one["fresh"] is False for one in summaries) else 0
-    )
+    is_fresh = bool(some) and all(one["fresh"] is not False for one in summaries)
+    return WithStatus(result, exit_status=3 if check and not is_fresh else 0)
 
 
 def _statuses(scenario: Scenario, store: Store) -> list[TableStatus]:

@@ -13,6 +13,7 @@ from models.devices.contracts import (
     ANY_DEVICE,
     JOINT_TAG,
     KEY,
+    KINDS,
     RAW_COLUMNS,
     Kinds,
     Labels,
@@ -21,12 +22,15 @@ from models.devices.contracts import (
     Verdicts,
     check_raw,
 )
+from models.errors import ContractError
 from models.scenario import Table
 from models.times import TIME, days
 
 ENQUEUED = "EnqueuedTimeUtc"
 TOLERANCE = timedelta(minutes=5)
 _MOST_RANGES = 50
+_UNITS = ("unit", "units", "uom", "unit_of_measurement", "engineering_unit")
+"""Names of columns with the unit of a reading, in lower case."""
 _NEW_AND_CHANGED: tuple[Literal["anti"], Literal["semi"]] = ("anti", "semi")
 _FUTURE, _LATE = "time_in_future", "interval_closed"
 
@@ -47,7 +51,8 @@ class ReadingsTable(Table):
         """`good` are points, see `aggregation`.
 
         A reading is in the future if it is later than `now` or, if the message has it, than the time at
-        which the message was enqueued. So a message is treated equally whenever it is read.
+        which the message was enqueued. So a message is treated equally whenever it is read. Raises `ContractError` if
+        a column of units has several for one sensor.
         """
         interval = aggregation.interval_of(options["interval"])
         seconds = options.get("tolerance_seconds")
@@ -67,6 +72,9 @@ class ReadingsTable(Table):
             good = good.join(ahead, on=ROW, how="anti", maintain_order="left")
             bad = pl.concat([bad, ahead.select(ROW, pl.lit(_FUTURE).alias(RULE))])
         ignored_columns = tuple(c for c in raw.columns if c not in (ROW, *RAW_COLUMNS))
+        for column in ignored_columns:
+            if column.rpartition(".")[2].casefold() in _UNITS:
+                _refuse_several(good, column)
         begin = pl.col("time").dt.truncate(interval)
         points = good.select(*KEY, begin, pl.col("time").alias("at"), "value")
         return AcceptResult(points, bad, ignored_columns)
@@ -100,6 +108,18 @@ class ReadingsTable(Table):
         count = int(fold.new["count"].sum())
         same = count - int(result.new["count"].sum()) - int(result.changed["count"].sum())
         return FoldResult(result.new, result.changed, fold.repeated + same, fold.refused)
+
+
+def _refuse_several(rows: pl.DataFrame, column: str) -> None:
+    """Raise `ContractError` if a sensor has several units in `column`."""
+    unit = pl.col(column).cast(pl.String).str.strip_chars().replace("", None).drop_nulls()
+    units = rows.group_by(KEY).agg(unit.unique().sort().alias("units")).filter(pl.col("units").list.len() > 1)
+    if units.height:
+        device, tag, (one, other, *_) = units.sort(KEY).row(0)
+        raise ContractError(
+            f"'{tag}' of '{device}' has readings in {one} and in {other}, by the column '{column}'. Expected one unit for "
+            f"each sensor. Convert the readings, or add the unit to the name with --column 'tag=SENSOR_COLUMN+{column}'."
+        )
 
 
 def _enqueue_times(text: pl.Series) -> pl.Series:
@@ -213,8 +233,20 @@ TABLES: dict[str, Table] = {
         },
     ),
     "labels": LabelsTable("labels", Labels, unique=(*KEY, "start"), shard_by=("device",), required=False),
-    "kinds": KindsTable("kinds", Kinds, unique=KEY, required=False),
-    "sites": SitesTable("sites", Sites, unique=("device",), required=False),
+    "kinds": KindsTable(
+        "kinds",
+        Kinds,
+        unique=KEY,
+        required=False,
+        advice={"kind_is_known": f"Expected one of the kinds {', '.join(KINDS)}."},
+    ),
+    "sites": SitesTable(
+        "sites",
+        Sites,
+        unique=("device",),
+        required=False,
+        advice={"timezone_is_known": "Expected names of the IANA database, such as UTC or Europe/Zurich."},
+    ),
     "verdicts": Table(
         "verdicts",
         Verdicts,

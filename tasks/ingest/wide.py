@@ -45,7 +45,7 @@ def as_long(
         c for c in table.required_columns if c not in (names, values) and c not in {*renames, *source.columns}
     ]
     by_file = [] if is_dated else [*table.shard_by]
-    if len(value_columns) < _FEWEST or not {*gaps} <= {*by_file}:
+    if len(value_columns) < (1 if wide else _FEWEST) or not {*gaps} <= {*by_file}:
         return source
     what = names if is_dated else "sensor"
     if not wide:

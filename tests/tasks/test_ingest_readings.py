@@ -220,6 +220,19 @@ def test_each_bad_reading_is_in_quarantine_with_its_rule_and_all_others_are_coun
     assert quarantine(store).height == 10
 
 
+def test_a_sensor_in_two_units_is_refused_and_two_sensors_where_the_unit_is_in_the_name(store, tmp_path):
+    source = tmp_path / "a.csv"
+    times = "d,temp,2026-03-02T08:0{}:00Z,20,{}\n"
+    source.write_text("device,tag,time,value,Unit\n" + times.format(0, "°C") + times.format(1, "°F"))
+    with pytest.raises(
+        ContractError, match=r"'temp' of 'd' has readings in °C and in °F, by the column 'Unit'"
+    ):
+        bring(store, source)
+    bring(store, source, mapping={"tag": "tag+Unit"})
+    tags = store.scan("devices/readings").select("tag").sort("tag").collect()["tag"].to_list()
+    assert tags == ["temp °C", "temp °F"]
+
+
 def test_limits_of_a_device_are_for_that_device(store, tmp_path):
     limits = pl.DataFrame({"device": ["a", "b"], "tag": ["t", "t"], "low": [0, 10], "high": [None, 20]})
     lines = [

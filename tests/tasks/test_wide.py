@@ -44,6 +44,12 @@ def test_a_wide_file_is_recognised_and_the_option_named(
         read(store, table, wide(tmp_path, text, "a.csv"), scenario, mapping=mapping)
 
 
+def test_a_wide_file_may_have_one_sensor(store, tmp_path):
+    source = wide(tmp_path, "time,temp\n2024-01-01T00:00:00Z,1\n", "pump.csv")
+    read(store, "readings", source, DEVICES, wide=True)
+    assert store.scan("devices/readings").select("device", "tag").collect().rows() == [("pump", "temp")]
+
+
 def test_one_column_of_a_file_can_be_two_of_the_table(store, tmp_path):
     source = wide(tmp_path, "at,sensor,value\n2024-01-01T00:00:00Z,s1,1\n", "a.csv")
     read(store, "readings", source, DEVICES, mapping={"time": "at", "device": "sensor", "tag": "sensor"})
