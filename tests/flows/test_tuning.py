@@ -20,7 +20,7 @@ from tests.conftest import ROOT, wait_until
 from tests.flows.test_fourth_scenario import SCENARIOS
 
 pytestmark = pytest.mark.slow
-TRIALS = 12
+TRIALS = 8
 
 
 @pytest.fixture(scope="module")
