@@ -63,8 +63,12 @@ async def migrate():
         await run_block_auto_registration(session=session)
 
 asyncio.run(migrate())
+
+from flows.server import _remember_schema
+
+_remember_schema()
 """
-"""What a Prefect server does to its database when it starts."""
+"""What a Prefect server does to its database when it first starts, and what `flows.server` notes of it."""
 
 SERVED = {"prefect_api", "dask_cluster", "command", "azurite", "together", "local", "client"}
 """Fixtures that start a server or processes."""
@@ -93,15 +97,27 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_database(prefect_home: Path, made_once: MadeOnce) -> Path:
-    """An empty database for a Prefect server, which takes six processor seconds to make one; `PREFECT_HOME` has a copy."""
+    """A folder with an empty database for a Prefect server, which takes six processor seconds to make one.
+
+    A command's server that finds a copy of the folder as its home starts as after an earlier one; `PREFECT_HOME` is one.
+    """
 
     def migrate(folder: Path) -> None:
         words = [sys.executable, "-c", MIGRATION]
-        subprocess.run(words, env=os.environ | {"PREFECT_HOME": str(folder)}, check=True, capture_output=True)
+        environment = os.environ | {"PREFECT_HOME": str(folder)}
+        subprocess.run(words, env=environment, cwd=ROOT, check=True, capture_output=True)
 
-    database = made_once("prefect-database", migrate) / "prefect.db"
-    shutil.copy(database, prefect_home)
-    return database
+    folder = made_once("prefect-database", migrate)
+    shutil.copytree(folder, prefect_home, dirs_exist_ok=True)
+    return folder
+
+
+MIGRATED = {
+    "PREFECT_API_DATABASE_MIGRATE_ON_START": "false",
+    "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+    "PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
+}
+"""Variables of a server whose database is that of `prefect_database`."""
 
 
 @pytest.fixture(scope="session")
@@ -113,15 +129,12 @@ def prefect_api(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory
     from flows.server import RECORDED_TOGETHER
 
     folder = tmp_path_factory.mktemp("prefect-server")
-    shutil.copy(prefect_database, folder / "prefect-test.db")
+    shutil.copy(prefect_database / "prefect.db", folder / "prefect-test.db")
     with ExitStack() as server, pytest.MonkeyPatch.context() as patch:
         for service in ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS"):
             patch.setenv(f"PREFECT_SERVER_SERVICES_{service}_ENABLED", "false")
-        for name, value in RECORDED_TOGETHER.items():
+        for name, value in (RECORDED_TOGETHER | MIGRATED).items():
             patch.setenv(name, value)
-        patch.setenv("PREFECT_API_DATABASE_MIGRATE_ON_START", "false")
-        patch.setenv("PREFECT_API_BLOCKS_REGISTER_ON_START", "false")
-        patch.setenv("PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION", "false")
         patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(folder))
         server.enter_context(prefect_test_harness(server_startup_timeout=120))
         server.enter_context(

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.conftest import MIGRATED
+
 TEN_RUNS = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "10",
     "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "10",
@@ -32,11 +34,10 @@ def local(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     from flows.server import free_port
 
     local_server = Local(free_port(), tmp_path_factory.mktemp("deploy"))
-    (local_server.folder / "prefect").mkdir()
-    shutil.copy(prefect_database, local_server.folder / "prefect")
+    shutil.copytree(prefect_database, local_server.folder / "prefect")
     try:
         with pytest.MonkeyPatch.context() as patch:
-            for name, value in TEN_RUNS.items():
+            for name, value in (TEN_RUNS | MIGRATED).items():
                 patch.setenv(name, value)
             assert local_server.start_server()
         yield local_server

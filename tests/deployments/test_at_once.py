@@ -75,10 +75,9 @@ def check(store: Store, summaries: list[dict[str, Any]], rows: int) -> None:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """An unused Prefect home, whose database the first server creates."""
-    (tmp_path / "prefect").mkdir()
-    return tmp_path / "prefect"
+def home(prefect_database: Path, tmp_path: Path) -> Path:
+    """A Prefect home without a server, with an empty database."""
+    return Path(shutil.copytree(prefect_database, tmp_path / "prefect"))
 
 
 def test_two_scenarios_at_once_without_a_named_server_share_one_that_ends_after_them(
