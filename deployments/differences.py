@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events import DeploymentTriggerTypes
-from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.importtools import load_script_as_module
 from pydantic import TypeAdapter
 
 from deployments.server import automation_facts, ours, triggers
@@ -41,11 +40,13 @@ def deployments_by_name(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     return {f"{_flow_name(one['entrypoint'])}/{one['name']}": one for one in content["deployments"]}
 
 
-@cache
 def _flow_name(entrypoint: str) -> str:
-    """The name of a flow. It is cached, because Prefect runs the whole file of the flow each time."""
-    flow: Flow[Any, Any] = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
-    return flow.name
+    path, _, flow = entrypoint.rpartition(":")
+    return str(getattr(_script(path), flow).name)
+
+
+_script = cache(load_script_as_module)
+"""The module of a file of flows, which Prefect runs anew each time."""
 
 
 def differences(client: SyncPrefectClient, content: Mapping[str, Any], pool: str) -> list[Difference]:

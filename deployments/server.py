@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.filters import DeploymentFilter
+from prefect.client.schemas.filters import DeploymentFilter, FlowFilter, WorkPoolFilter
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
@@ -53,14 +53,15 @@ def apply_pool(client: SyncPrefectClient, values: Mapping[str, str]) -> str:
 def ours(client: SyncPrefectClient, pool: str) -> dict[str, DeploymentResponse]:
     """The deployments of the work pool that have the project's tag, by flow and name."""
     tag = DeploymentFilter.model_validate({"tags": {"all_": [MINE]}})
+    of_pool = WorkPoolFilter.model_validate({"name": {"any_": [pool]}})
     deployments: dict[str, DeploymentResponse] = {}
-    while True:
-        page = client.read_deployments(deployment_filter=tag, offset=len(deployments))
-        for one in page:
-            deployments[f"{client.read_flow(one.flow_id).name}/{one.name}"] = one
-        if not page:
-            break
-    return {name: one for name, one in sorted(deployments.items()) if one.work_pool_name == pool}
+    while page := client.read_deployments(
+        deployment_filter=tag, work_pool_filter=of_pool, offset=len(deployments)
+    ):
+        of_page = FlowFilter.model_validate({"id": {"any_": [*{one.flow_id for one in page}]}})
+        names = {flow.id: flow.name for flow in client.read_flows(flow_filter=of_page)}
+        deployments |= {f"{names[one.flow_id]}/{one.name}": one for one in page}
+    return dict(sorted(deployments.items()))
 
 
 def triggers(client: SyncPrefectClient, deployment: DeploymentResponse) -> dict[str, Automation]:
