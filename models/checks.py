@@ -9,7 +9,7 @@ The checks train and score on the frames, so use small ones. They raise `Scenari
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -63,6 +63,7 @@ class _Case:
 
     def trained(self) -> FitResult:
         scenario, context = self.scenario, self.context()
+        context |= scenario.training_context(self.tables(), context, self.as_of, self.options)
         parts: dict[str, list[pl.DataFrame]] = {}
         for shard in range(self.shards):
             frames_by_name = scenario.prepare_shard(self.tables(shard), context, self.as_of, self.options)
@@ -135,6 +136,9 @@ def _check_training(case: _Case, past: _Case) -> FitResult:
             if again
             else f"{difference} A training must not use rows after {case.as_of}.",
         )
+    if difference := _training_difference(bundle, replace(case, shards=2).trained()):
+        detail = f"{difference} A bundle must not depend on the number of shards."
+        raise ScenarioError(case.scenario.name, SHARDING, detail)
     return bundle
 
 
@@ -170,7 +174,7 @@ def _check_scoring(case: _Case, past: _Case, model: Any) -> None:
         ),
         (
             SHARDING,
-            _Case(case.scenario, case.frames, case.as_of, case.options, shards=2).scores(model),
+            replace(case, shards=2).scores(model),
             "Rows of a key must not depend on the number of shards.",
         ),
     )

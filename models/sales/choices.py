@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from models.sales import conformal, contest
+from models.sales import conformal, contest, ladder
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
 from models.sales.demand import to_log, whole_numbers
 from models.sales.model import CLUSTER, GROUPS, empty_keys, middle_of
@@ -84,7 +84,7 @@ def offsets(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
     actual = to_log(raw["units"].to_numpy(), raw["level"].to_numpy())
     errors = [pl.Series(f"r{i}", actual - raw[f"v{i}"].to_numpy()) for i in range(n)]
     residuals = raw.select(*GROUPS, *CLUSTER, *errors)
-    by_group = conformal.fit_offsets(residuals, options.quantiles, GROUPS, CLUSTER)
+    by_group = conformal.fit_offsets(residuals, options.quantiles, GROUPS, CLUSTER, ladder.RUNGS)
     common = (
         STEADY_ORIGINS / (pl.col("times") + STEADY_ORIGINS) * pl.col(f"offset{middle_of(options.quantiles)}")
     )

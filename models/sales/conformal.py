@@ -10,7 +10,11 @@ BORROWED = 30.0
 
 
 def fit_offsets(
-    residuals: pl.DataFrame, quantiles: Sequence[float], by: Sequence[str], cluster: Sequence[str]
+    residuals: pl.DataFrame,
+    quantiles: Sequence[float],
+    by: Sequence[str],
+    cluster: Sequence[str],
+    alone: Sequence[str] = (),
 ) -> pl.DataFrame:
     """Offsets to add to each quantile forecast, for groups of rows and for successively larger groups.
 
@@ -19,7 +23,8 @@ def fit_offsets(
     quantile of the same level: with it, that share of the held-out rows lies below the forecast. Rows with the same
     values of `cluster` share their errors, so they count once. The offset of a group of n clusters is a weighted mean:
     its own with weight n, and that of the larger group, without its last column of `by`, with weight `BORROWED`. The
-    group of all rows borrows from zero.
+    group of all rows borrows from zero, and so do the groups `alone`, values of the first of `by`: the errors of others
+    say nothing about them. Without residuals, their offsets are zero.
 
     Columns: `by` (null stands for any), `clusters`, `times` (values of the last of `cluster`), and `offset<i>`. Sorted,
     the largest group last.
@@ -43,10 +48,22 @@ def fit_offsets(
         group, larger = list(by[:depth]), list(by[: depth - 1])
         parents = levels[-1].select(*larger, *(pl.col(name).alias(f"larger_{name}") for name in names))
         smaller = distinct.group_by(group).agg(counts).join(residuals.group_by(group).agg(own), on=group)
-        groups = smaller.join(parents, on=larger) if larger else smaller.join(parents, how="cross")
+        groups = smaller.join(parents, on=larger) if larger else _with_first_parents(smaller, parents, alone)
         mixtures = (_mixed(pl.col(name), pl.col(f"larger_{name}")).alias(name) for name in names)
         levels.append(groups.with_columns(mixtures).drop(f"larger_{name}" for name in names))
+    absent = pl.DataFrame(
+        {by[0]: [value for value in alone if value not in residuals[by[0]]]}, {by[0]: pl.String}
+    )
+    levels.append(absent.with_columns(pl.lit(0.0).alias(name) for name in (*clusters, *names)))
     return pl.concat(levels, how="diagonal").select(*by, *clusters, *names).sort(by, nulls_last=True)
+
+
+def _with_first_parents(groups: pl.DataFrame, whole: pl.DataFrame, alone: Sequence[str]) -> pl.DataFrame:
+    """The largest groups with the offsets of all rows, from which they borrow; zero for those `alone`."""
+    is_alone = pl.col(groups.columns[0]).is_in(alone)
+    return groups.join(whole, how="cross").with_columns(
+        pl.when(is_alone).then(0.0).otherwise(name).alias(name) for name in whole.columns
+    )
 
 
 def _mixed(own: pl.Expr, larger: pl.Expr) -> pl.Expr:

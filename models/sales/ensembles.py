@@ -9,6 +9,7 @@ from models.sales import features, groups, pooled
 from models.sales.contest import NO_PLAN, POOLED
 from models.sales.demand import to_log
 from models.sales.options import Options
+from models.sales.panel import KEY
 from models.sales.preparation import FEATURE
 
 LEAST_ROWS = 200
@@ -18,8 +19,9 @@ LEARNT = ("units", "level", "week", "planned")
 
 
 def learnt(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Training rows, in memory, with the columns to which ensembles are fitted."""
-    return rows.select(*LEARNT, f"^{FEATURE}.*$").collect().lazy()
+    """Training rows, in memory, with the columns to which ensembles are fitted, in the same order for any shards."""
+    order = [*KEY, "origin", "step"]
+    return rows.sort(order).select(*LEARNT, f"^{FEATURE}.*$").collect().lazy()
 
 
 def fit(

@@ -42,7 +42,7 @@ from typing import Any
 
 import polars as pl
 
-from models.sales.ladder_profiles import DEMAND, OWN_WEEKS, by_demand, demand_of, plausible, rounded, rows_of
+from models.sales.ladder_profiles import DEMAND, OWN_WEEKS, by_demand, demand_of, plausible, rows_of
 from models.sales.options import quantile_column
 from models.sales.panel import KEY, OFFSET
 
@@ -350,14 +350,14 @@ def _scaled_to_own(
     own_weeks = own_weeks.join(_uplifts(own_weeks, book), on=["sku", "demand"])
     own_weeks = _sized(_looked_up(own_weeks, book["ladder_sku"], ["sku"], ["mean"]), book, ["mean"])
     level = own_weeks.group_by(KEY).agg(
-        weeks=pl.len(), own=pl.col("units").sum(), expected=pl.col("mean").sum()
+        weeks=pl.len(), own=pl.col("units").sort().sum(), expected=pl.col("mean").sort().sum()
     )
     level = level.join(book["ladder_sku"].filter(demand="any").select("sku", "mean", "prior_weeks"), on="sku")
     share = ((pl.col("own") + 1) / (pl.col("expected") + 1)).clip(upper_bound=1.0)
     prior = share * pl.col("prior_weeks") * pl.col("expected") / pl.col("weeks")
     factor = ((pl.col("own") + prior) / (pl.col("expected") + prior)).fill_nan(1.0)
     trust = pl.col("weeks") / (pl.col("weeks") + pl.col("prior_weeks"))
-    level = level.select(*KEY, "mean", factor=rounded(factor), trust=trust)
+    level = level.select(*KEY, "mean", factor=factor, trust=trust)
 
     shapes = [f"shape_{name}" for name in names]
     of_all = _looked_up(rows, book["ladder_all"], [], shapes)

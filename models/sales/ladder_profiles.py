@@ -6,6 +6,8 @@ neither is known. Flags are recognised by their values, whatever their name.
 Empirical quantiles are order statistics: of n values, the one with rank nearest to level * (n + 1). The
 next value falls below it with about that probability, even if n is small (Weibull 1939; Hyndman & Fan
 1996, definition 6, without interpolation, so that counts stay counts).
+
+Values are sorted before they are added: the last digits of a sum depend on the order of its terms.
 """
 
 from collections.abc import Sequence
@@ -30,6 +32,9 @@ of the SKU's mean."""
 ZERO_SHARE = 0.25
 """A covariate between 0 and 1 is a flag of promotions if it is zero in at least this share of the rows."""
 
+NAMES = ("ladder_sku", "ladder_store", "ladder_all", "ladder_late", "ladder_flags")
+"""The frames of `profiles`."""
+
 
 def late_weeks(history: pl.LazyFrame, sku_weeks: pl.DataFrame) -> pl.DataFrame:
     """The first `LATE_WEEKS` weeks of pairs of SKU and store that began late: sku, store, week and `share`.
@@ -48,7 +53,7 @@ def late_weeks(history: pl.LazyFrame, sku_weeks: pl.DataFrame) -> pl.DataFrame:
     )
     rows = rows.join(sku_weeks.select("sku", "week", "keys", "units"), on=["sku", "week"])
     rest = (pl.col("units") * pl.col("keys") - pl.col("own")) / (pl.col("keys") - 1)
-    rows = rows.select(*KEY, "week", share=rounded(pl.when(rest > 0).then(pl.col("own") / rest)))
+    rows = rows.select(*KEY, "week", share=pl.when(rest > 0).then(pl.col("own") / rest))
     return rows.filter(pl.col("share").is_finite()).sort(*KEY, "week")
 
 
@@ -78,9 +83,9 @@ def profiles(
     short = pl.col(KEY).cast(pl.Categorical)
     rows = recent.with_columns(short).collect(engine="streaming")
     rows = plausible(rows).with_columns(demand_of(pl.col("price").median().over(KEY)))
-    key = rows.group_by(KEY).agg(key_mean=rounded(pl.col("units").mean()), key_rows=pl.len())
-    key = key.with_columns(expected=rounded(pl.col("key_mean").mean().over("sku")))
-    size = key.group_by("store").agg(size=rounded(pl.col("key_mean").sum() / pl.col("expected").sum()))
+    key = rows.group_by(KEY).agg(key_mean=pl.col("units").sort().mean(), key_rows=pl.len())
+    key = key.with_columns(expected=pl.col("key_mean").sort().mean().over("sku"))
+    size = key.group_by("store").agg(size=pl.col("key_mean").sort().sum() / pl.col("expected").sort().sum())
     size = size.with_columns(pl.when(pl.col("size") > 0).then("size").otherwise(1.0))
     is_launch = pl.col("week").min() > as_of - timedelta(weeks=LAUNCH_WEEKS)
     usual = rows.group_by("sku").agg(
@@ -127,13 +132,11 @@ def _prior_weeks(of_size: pl.DataFrame) -> pl.DataFrame:
     in Credibility Theory, ch. 3). If stores sell very different amounts of a SKU, a few weeks say more than other stores.
     """
     units = pl.col("units")
-    keys = of_size.group_by(KEY).agg(mean=units.mean(), variance=units.var(), weeks=pl.len())
-    within, between = pl.col("variance").mean(), pl.col("mean").var()
-    between -= (pl.col("variance") / pl.col("weeks")).mean()
+    keys = of_size.group_by(KEY).agg(mean=units.sort().mean(), variance=units.sort().var(), weeks=pl.len())
+    within, between = pl.col("variance").sort().mean(), pl.col("mean").sort().var()
+    between -= (pl.col("variance") / pl.col("weeks")).sort().mean()
     prior = keys.group_by("sku").agg(prior_weeks=pl.when(between > 0).then(within / between))
-    return prior.with_columns(
-        rounded(pl.col("prior_weeks").clip(upper_bound=PRIOR_WEEKS).fill_null(PRIOR_WEEKS))
-    )
+    return prior.with_columns(pl.col("prior_weeks").clip(upper_bound=PRIOR_WEEKS).fill_null(PRIOR_WEEKS))
 
 
 def _flags(history: pl.LazyFrame) -> list[str]:
@@ -195,11 +198,6 @@ def demand_of(usual_price: pl.Expr) -> pl.Expr:
     return pl.when(is_unknown).then(pl.lit("any")).otherwise(demand).cast(DEMAND).alias("demand")
 
 
-def rounded(mean: pl.Expr) -> pl.Expr:
-    """A mean without the last digits, which depend on the order in which rows were added."""
-    return mean.round_sig_figs(10)
-
-
 def by_demand(rows: pl.DataFrame, by: Sequence[str], quantiles: Sequence[float]) -> pl.DataFrame:
     """Number, mean and order statistics of units, for the weeks of each demand and for `any` week."""
     units, n = pl.col("units"), pl.col("units").list.len().cast(pl.Float64)
@@ -213,5 +211,5 @@ def by_demand(rows: pl.DataFrame, by: Sequence[str], quantiles: Sequence[float])
         )
         for level in quantiles
     ]
-    about = [units.list.len().cast(pl.Int64).alias("rows"), rounded(units.list.mean()).alias("mean")]
+    about = [units.list.len().cast(pl.Int64).alias("rows"), units.list.mean().alias("mean")]
     return sorted_units.select(*by, "demand", *ranks, *about).sort(*by, "demand")

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 
 import numpy as np
 import polars as pl
@@ -12,12 +12,23 @@ from models.sales import forecast_rows, ladder, ladder_profiles, statistical, vi
 from models.sales.backtest import NAIVES
 from models.sales.neighbours import first_week, flag_names, store_attributes, with_plan
 from models.sales.options import Options
-from models.sales.panel import IN_STOCK, KEY, Panel, known_covariates, out_of_stock, panel_of, past_and_plan
+from models.sales.panel import (
+    IN_STOCK,
+    KEY,
+    Panel,
+    demanded,
+    known_covariates,
+    out_of_stock,
+    panel_of,
+    past_and_plan,
+)
 from models.sales.promotions import with_prices_of_others
 from models.scenario import Context, Frames
 
 FEATURE = "f:"
 """Prefix of the names of feature columns in a part."""
+ORIGIN = "origin_"
+"""Prefix of the names of the ladder's profiles as of backtest origins."""
 FIRST_ORIGIN = 8
 """Least number of weeks of history before the first training origin."""
 BACKTEST_WEEKS = 26
@@ -30,14 +41,21 @@ the model to rely on prices in such a week."""
 MAX_STEPS = 4
 
 
-def prepare(tables: Frames, context: Context, as_of: date, options: Options) -> dict[str, pl.DataFrame]:
+def prepare(
+    tables: Frames,
+    context: Context,
+    as_of: date,
+    options: Options,
+    *,
+    with_ladder: bool = True,
+) -> dict[str, pl.DataFrame]:
     """The shard's parts, by name; a part without rows is left out.
 
     `train`: rows whose target week is known, with features. `backtest`: rows of each backtest origin that have
     actuals, with features; keys without enough history for the pooled model are in `ladder_backtest`
-    instead, with the ladder's quantiles as of that origin. `statistical_backtest`: quantiles of SKUs' own models,
-    fitted at each origin; `statistical`: their parameters at `as_of`. `weeks`: the number of weeks from
-    the first to the last row of each key, summed over the shard's keys, and how many of them are missing,
+    instead, with the ladder's quantiles as of that origin, unless `with_ladder` is false. `statistical_backtest`:
+    quantiles of SKUs' own models, fitted at each origin; `statistical`: their parameters at `as_of`. `weeks`: the number
+    of weeks from the first to the last row of each key, summed over the shard's keys, and how many of them are missing,
     implausible or out of stock.
     Keys are sampled by a hash of their name, so that all shards together stay below the numbers of rows in the options.
     """
@@ -63,8 +81,9 @@ def prepare(tables: Frames, context: Context, as_of: date, options: Options) -> 
         if not with_plan(context["covariates"]):
             test = _unplanned(test)
         parts["backtest"] = test.filter("enough")
-        short = test.filter(~pl.col("enough"))
-        parts["ladder_backtest"] = _ladder_rows(short, rows, context, options)
+        if with_ladder:
+            short = test.filter(~pl.col("enough"))
+            parts["ladder_backtest"] = _ladder_rows(short, rows, context, options)
     every = panel_of(rows, keys, covariates, first, as_of, 0)
     parts["weeks"] = _weeks(every).with_columns(out_of_stock=_out_of_stock(tables["history"], first, as_of))
     every = with_prices_of_others(every, context["store_weeks"])
@@ -72,6 +91,24 @@ def prepare(tables: Frames, context: Context, as_of: date, options: Options) -> 
     if "statistical_backtest" in parts:
         parts["statistical_backtest"] = parts["statistical_backtest"].join(test_keys, on=KEY, how="semi")
     return {name: part for name, part in parts.items() if part.height}
+
+
+def origin_profiles(
+    tables: Frames, context: Context, as_of: date, options: Options
+) -> dict[str, pl.DataFrame]:
+    """The frames of `ladder_profiles.profiles` as of each backtest origin that the history covers, with its `origin`.
+
+    They are of all shards: the rows of a shard alone would be those of stores that sell fewer SKUs.
+    """
+    first = first_week(context, as_of)
+    history = demanded(tables["history"]).filter(pl.col("week") >= first)
+    least = first + timedelta(weeks=BACKTEST_WEEKS - 1)
+    frames: dict[str, list[pl.DataFrame]] = {}
+    for origin in (origin for origin in options.backtest_origins(as_of) if origin >= least):
+        profiles = ladder_profiles.profiles(history, origin, options.quantiles, context["late_weeks"])
+        for name, frame in profiles.items():
+            frames.setdefault(ORIGIN + name, []).append(frame.with_columns(origin=pl.lit(origin, pl.Date)))
+    return {name: pl.concat(parts) for name, parts in frames.items()}
 
 
 def _weeks(panel: Panel) -> pl.DataFrame:
@@ -162,16 +199,15 @@ def _unplanned(test: pl.DataFrame) -> pl.DataFrame:
 
 
 def _ladder_rows(short: pl.DataFrame, rows: pl.LazyFrame, context: Context, options: Options) -> pl.DataFrame:
-    """The ladder's answers for the keys and weeks of `short`, as of each origin.
-
-    Profiles of SKUs are complete, because a shard holds all stores of its SKUs; profiles of stores cover only the
-    shard.
-    """
+    """The ladder's answers for the keys and weeks of `short`, as of each origin, from the `origin_profiles`."""
     about = short.select(*KEY, "origin", "week", "step", "units", *NAIVES, "last_year", "kind", "whole")
     parts = []
     for (origin,), part in about.group_by("origin", maintain_order=True):
         assert isinstance(origin, date)
-        profiles = ladder_profiles.profiles(rows, origin, options.quantiles, context.get("late_weeks"))
+        profiles = {
+            name: context[ORIGIN + name].filter(pl.col("origin") == origin).drop("origin")
+            for name in ladder_profiles.NAMES
+        }
         has_plan = with_plan(context["covariates"])
         plan = rows.drop("units").filter(pl.col("week") > origin) if has_plan else None
         keys = part.select(KEY).unique().sort(KEY)

@@ -133,11 +133,17 @@ class Sales(
             history, as_of, sales_options.quantiles, frames["late_weeks"]
         )
 
+    def training_context(
+        self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
+    ) -> dict[str, pl.DataFrame]:
+        """The profiles of the ladder as of each backtest origin."""
+        tables = _with_all_columns(tables, context, as_of)
+        return preparation.origin_profiles(tables, context, as_of, Options.of(options))
+
     def prepare_shard(
         self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        tables = successors.with_inherited(joined(tables, as_of), context)
-        tables = categories.with_flags(tables, context["covariates"]["name"])
+        tables = _with_all_columns(tables, context, as_of)
         return preparation.prepare(tables, context, as_of, Options.of(options))
 
     def fit(self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]) -> FitResult:
@@ -245,6 +251,12 @@ class Sales(
 
     def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         return ground_truth.tallies(backtest.collect(), Options.of(options))
+
+
+def _with_all_columns(tables: Frames, context: Context, as_of: AsOf) -> Frames:
+    """The tables with covariates of stores, predecessors' weeks, and the flags of all categories."""
+    tables = successors.with_inherited(joined(tables, as_of), context)
+    return categories.with_flags(tables, context["covariates"]["name"])
 
 
 def _as_learnt(tables: Frames, as_of: AsOf, model: Model, context: Context) -> Frames:

@@ -7,10 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from models.sales import backtest, choices, ensembles, preparation, raw_forecasts, training
+from models.sales import backtest, choices, ensembles, preparation, raw_forecasts
 from models.sales.contest import NO_PLAN, POOLED
 from models.sales.groups import GROUPS
-from models.sales.model import ladder_level
 from models.sales.neighbours import flag_names, with_plan
 from models.sales.options import ESTIMATORS, Options
 from models.scenario import AsOf, Context, Frames, Search
@@ -54,8 +53,11 @@ class SalesSearch(Search):
     def prepare(
         self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        """See `preparation.prepare`, here with the rows and origins of a study."""
-        parts = preparation.prepare(tables, context, as_of, _of_study(options))
+        """See `preparation.prepare`, here with the rows and origins of a study, and without the ladder's rows.
+
+        These are the same in every trial.
+        """
+        parts = preparation.prepare(tables, context, as_of, _of_study(options), with_ladder=False)
         return {name: part for name, part in parts.items() if name != "statistical"}
 
     def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
@@ -69,24 +71,15 @@ class SalesSearch(Search):
     ) -> Iterator[float]:
         study_options = _of_study(options)
         frames = {name: frame.collect() for name, frame in parts.items()}
-        answers = frames.get("ladder_backtest", pl.DataFrame())
-        if answers.height:
-            answers = answers.with_columns(ladder_level(study_options.columns))
         has_plan = with_plan(context["covariates"])
         earlier: list[pl.DataFrame] = []
         for (origin,), rows in frames["backtest"].sort("origin").group_by("origin", maintain_order=True):
             assert isinstance(origin, date)
             train = frames["train"].lazy().filter(pl.col("week") <= origin)
             raw = _raw(train, rows, frames.get("statistical_backtest"), context, study_options)
-            short = answers.filter(pl.col("origin") == origin) if answers.height else answers
-            if short.height:
-                ladder = raw_forecasts.of_ladder(short.filter(pl.col("level") > 0), study_options)
-                raw = pl.concat([raw, ladder], how="diagonal")
             if earlier:
-                forecasts = choices.forecasts_of_origin(
-                    pl.concat(earlier, how="diagonal"), raw, has_plan, study_options
-                )
-                yield backtest.loss(training.published_rows(forecasts, short, study_options), study_options)
+                forecasts = choices.forecasts_of_origin(pl.concat(earlier), raw, has_plan, study_options)
+                yield backtest.loss(forecasts, study_options)
             earlier.append(raw)
 
 

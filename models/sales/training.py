@@ -12,6 +12,7 @@ from models.sales.contest import NO_PLAN, POOLED, STATISTICAL
 from models.sales.model import Model, ladder_level
 from models.sales.neighbours import flag_names, with_plan
 from models.sales.options import Options
+from models.sales.panel import KEY
 from models.sales.raw_forecasts import SHORT, TEXT
 from models.scenario import Context, FitResult, Frames
 
@@ -24,7 +25,7 @@ def fit(parts: Frames, context: Context, as_of: date, options: Options) -> FitRe
     the bundle uses the errors at all origins.
     """
     names = ("statistical_backtest", "ladder_backtest", "statistical", "weeks")
-    frames = {name: parts[name].collect() for name in names if name in parts}
+    frames = {name: _in_order(parts[name]) for name in names if name in parts}
     train = ensembles.learnt(parts["train"]) if "train" in parts else None
     covariates = tuple(context["covariates"]["name"])
     flags = flag_names(context["covariates"])
@@ -67,6 +68,13 @@ def fit(parts: Frames, context: Context, as_of: date, options: Options) -> FitRe
             *training_notes.about_training(ensembles.height(train), backtest, model, as_of, options),
         ],
     )
+
+
+def _in_order(part: pl.LazyFrame) -> pl.DataFrame:
+    """The rows of all shards, in an order that does not depend on the number of shards."""
+    frame = part.collect()
+    order = [name for name in (*KEY, "origin", "week") if name in frame.columns]
+    return frame.sort(order) if order else frame
 
 
 def candidates(parts: Mapping[str, pl.DataFrame], context: Context, options: Options) -> pl.DataFrame:

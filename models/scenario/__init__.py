@@ -11,6 +11,7 @@ The members in the order in which tasks call them; those without a class are mem
 
     tables                     the input tables, each with its contract
     context                    small frames that every shard needs, computed once per run
+    training_context           more of them, for training only
     prepare_shard              the contribution of one shard to training     (mapped over the shards)
     fit                        the estimators, the backtest and its metrics   (once, from all the parts)
     load                       files of a bundle -> a model that can score

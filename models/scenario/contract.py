@@ -79,6 +79,12 @@ class Scenario(ABC):
         """Small frames from all shards together that every shard needs, as known at `as_of`. By default none."""
         return {}
 
+    def training_context(
+        self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
+    ) -> dict[str, pl.DataFrame]:
+        """Frames that only training needs and that are added to its `context`. By default none."""
+        return {}
+
     def context_notes(self, tables: Frames, context: Context, as_of: AsOf) -> list[str]:
         """Notes on what the `context` shows about the newest data. By default none."""
         return []

@@ -22,6 +22,9 @@ from tasks.storage.layout import Layout
 from tasks.storage.store import Store, digest
 from tasks.storage.tables import scan_table
 
+TRAIN = "train"
+"""The flow of a run that trains."""
+
 
 class RunError(AlmanacError):
     """The run cannot begin, or cannot be completed."""
@@ -128,7 +131,7 @@ def resolve_training(scenario: Scenario, store: Store, as_of: AsOf | None, optio
     tables = scans(scenario, store, versions)
     time = scenario.resolve_as_of(tables, as_of, datetime.now(UTC))
     notes = tuple(scenario.omissions(tables, time)) if as_of is None else ()
-    return Run(scenario.name, "train", store, time, versions, options, notes=notes)
+    return Run(scenario.name, TRAIN, store, time, versions, options, notes=notes)
 
 
 @task(name="resolve-scoring")
@@ -186,7 +189,10 @@ def begin(scenario: Scenario, run: Run) -> None:
     run.store.create(run.path("run.json"), json.dumps(facts, sort_keys=True, default=str).encode())
     names = run.store.get_json(run.path("context.json"))
     if names is None:
-        frames = scenario.context(run.tables(scenario), run.as_of, run.options)
+        tables = run.tables(scenario)
+        frames = scenario.context(tables, run.as_of, run.options)
+        if run.flow == TRAIN:
+            frames |= scenario.training_context(tables, frames, run.as_of, run.options)
         for name, frame in frames.items():
             run.store.put_frame(run.path(f"context/{name}.parquet"), frame)
         run.store.put_json(run.path("context.json"), sorted(frames))

@@ -61,6 +61,16 @@ def test_a_small_group_borrows_from_the_larger_one():
     assert offset["small"] == pytest.approx(10 * 3 / (3 + conformal.BORROWED), rel=0.01)
 
 
+def test_a_group_of_its_own_borrows_nothing_from_the_errors_of_others():
+    actual = np.r_[np.full(1000, 2.0), np.full(3, 10.0)]
+    kind = np.r_[np.full(1000, "large"), np.full(3, "few")]
+    rows = held_out(np.zeros((1003, 1)), actual, kind, np.zeros(1003, int))
+    offsets = conformal.fit_offsets(rows, [0.5], BY, ["week"], alone=["few", "none"])
+    groups = pl.DataFrame({"kind": ["large", "few", "none", "other"], "part": [0, 1, 0, 0]})
+    quantiles = conformal.calibrated(np.zeros((4, 1)), groups, offsets, BY)[:, 0]
+    assert quantiles == pytest.approx([2.0, 10 * 3 / 33, 0.0, 2.0], abs=0.1)
+
+
 def test_rows_that_share_their_fate_count_once():
     actual, kind = np.full(400, 1.0), np.full(400, "a")
     rows = held_out(np.zeros((400, 1)), actual, kind, np.zeros(400, int))

@@ -16,6 +16,7 @@ from models.sales import (
     choices,
     contest,
     explanations,
+    ladder,
     preparation,
     training,
     training_notes,
@@ -60,8 +61,13 @@ def tables(simulated) -> Tables:
     return tables_of(simulated)
 
 
-def trained_on(tables: Tables, as_of: date, options: dict = OPTIONS) -> tuple[FitResult, Tables]:
+def context_of_training(tables: Tables, as_of: date, options: dict) -> dict[str, pl.DataFrame]:
     context = SALES.context(tables, as_of, options)
+    return context | SALES.training_context(tables, context, as_of, options)
+
+
+def trained_on(tables: Tables, as_of: date, options: dict = OPTIONS) -> tuple[FitResult, Tables]:
+    context = context_of_training(tables, as_of, options)
     parts = {name: part.lazy() for name, part in SALES.prepare_shard(tables, context, as_of, options).items()}
     return SALES.fit(parts, context, as_of, options), parts
 
@@ -284,19 +290,52 @@ def test_training_twice_gives_the_same_bundle(trained, tables, simulated):
     assert again.backtest.equals(trained[0].backtest)
 
 
-def test_parts_of_several_shards_are_the_parts_of_one(trained, tables, simulated):
-    context = SALES.context(tables, simulated.as_of, OPTIONS)
+def test_several_shards_make_the_bundle_and_backtest_of_one(tables, simulated):
+    """A SKU begins three weeks before the last origin, in one store after it."""
     skus = simulated.history["sku"].unique().sort()
+    begin = pl.when(store="s001").then(HORIZON - 2).otherwise(HORIZON + 3)
+    weeks_ago = (simulated.as_of - pl.col("week")).dt.total_days() // 7
+    late = (pl.col("sku") == skus[-1]) & (weeks_ago >= begin)
+    tables = {**tables, "history": tables["history"].filter(~late)}
+    context = context_of_training(tables, simulated.as_of, OPTIONS)
+    trained = trained_on(tables, simulated.as_of)
     pieces: dict[str, list[pl.DataFrame]] = {}
     for some in (skus[:3], skus[3:]):
         shard = {n: t.filter(pl.col("sku").is_in(some.to_list())) for n, t in tables.items() if n != "stores"}
         shard["stores"] = tables["stores"]
         for name, part in SALES.prepare_shard(shard, context, simulated.as_of, OPTIONS).items():
             pieces.setdefault(name, []).append(part)
+    parts = {name: pl.concat(some).lazy() for name, some in pieces.items()}
     for name in ("train", "backtest"):
         order = [*KEY, "origin", "week"]
-        whole = trained[1][name].collect()
-        assert pl.concat(pieces[name]).sort(order).equals(whole.sort(order)), name
+        whole, together = (each[name].sort(order).collect() for each in (trained[1], parts))
+        assert together.equals(whole), name
+    result = SALES.fit(parts, context, simulated.as_of, OPTIONS)
+    assert {"short_history", "sku_profile"} <= {*trained[0].backtest["rung"]}
+    assert result.backtest.equals(trained[0].backtest)
+    for name, content in trained[0].files.items():
+        same = result.files[name]
+        assert content.equals(same) if isinstance(content, pl.DataFrame) else content == same, name
+
+
+@pytest.mark.parametrize(("pair", "rung"), [(("n", "s001"), "store_profile"), (("n", "n"), "everything")])
+def test_new_pairs_that_no_backtest_had_sell_as_the_ladder_says(model, tables, simulated, pair, rung):
+    """Errors of other pairs do not calibrate them."""
+    plan = (
+        tables["plan"]
+        .sort(KEY)
+        .unique("week", keep="first", maintain_order=True)
+        .with_columns(sku=pl.lit(pair[0]), store=pl.lit(pair[1]))
+    )
+    pairs = pl.DataFrame([pair], KEY, orient="row")
+    own = tables | {"plan": pl.concat([tables["plan"], plan])}
+    rows = scored(model, own, simulated.as_of, pairs).rows
+    context = SALES.context(own, simulated.as_of, OPTIONS)
+    levels = Options.of(OPTIONS).quantiles
+    answers = ladder.answer(pairs, own["history"], context, simulated.as_of, HORIZON, levels, own["plan"])
+    assert rows["rung"].unique().to_list() == [rung]
+    assert rows["q95"].min() > 0
+    assert rows.select(QUANTILES).to_numpy() == pytest.approx(answers.select(QUANTILES).to_numpy(), rel=1e-9)
 
 
 def test_an_older_champion_is_compared_on_rows_that_it_has_not_seen(trained, tables, simulated, model):
@@ -453,7 +492,8 @@ def test_what_was_sold_in_weeks_out_of_stock_is_not_believed(model, tables, simu
         )
         history = history.filter(~young | (pl.col("week") > as_of - timedelta(weeks=9)))
         altered = {**tables, "history": history}
-        parts = SALES.prepare_shard(altered, SALES.context(altered, as_of, OPTIONS), as_of, OPTIONS)
+        context = context_of_training(altered, as_of, OPTIONS)
+        parts = SALES.prepare_shard(altered, context, as_of, OPTIONS)
         return scored(model, altered, as_of).rows, parts
 
     covariates = {"in_stock": pl.when(sold_out).then(0.2).otherwise(1.0)}
