@@ -40,6 +40,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from models.sales.ladder_profiles import DEMAND, OWN_WEEKS, by_demand, demand_of, plausible, rows_of
@@ -104,7 +105,7 @@ def answer(
     answers = [
         of("stopped").with_columns(pl.lit(0.0).alias(name) for name in names),
         _looked_up(of("own_history"), by_demand(own, KEY, quantiles), KEY, names),
-        _scaled_to_own(of("short_history"), own, book, names),
+        _scaled_to_own(of("short_history"), own, book, names, quantiles),
         _sized(_of_late_pairs(of("late_start"), book, names), book, names),
         _with_others(_of_sku(of("sku_profile"), book, names, quantiles), book, names),
         _looked_up(of("store_profile"), book["ladder_store"], ["store"], names),
@@ -336,7 +337,11 @@ def _mixed(own: pl.Expr, other: pl.Expr) -> pl.Expr:
 
 
 def _scaled_to_own(
-    rows: pl.DataFrame, own: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Sequence[str]
+    rows: pl.DataFrame,
+    own: pl.DataFrame,
+    book: Mapping[str, pl.DataFrame],
+    names: Sequence[str],
+    quantiles: Sequence[float],
 ) -> pl.DataFrame:
     """The SKU's quantiles around a key's own level.
 
@@ -344,7 +349,8 @@ def _scaled_to_own(
     the expected one times `(own + p) / (expected + p)`, where `p` are the expected sales of the SKU's prior weeks, times
     the key's share of the expected sales if that is less than 1: around a low level, weeks vary less. Its quantiles are
     the mean of two, weighted n to the prior weeks: the level times the spread of a single key around its mean, and the
-    SKU's profile, which also has the spread between keys.
+    SKU's profile, which also has the spread between keys. The first weeks of a pair may be its launch: with the chance
+    1 / (n + 1) it sells like any pair of the SKU, so that the outer quantiles are those of a mixture with these, at least.
     """
     own_weeks = own.join(rows.select(KEY).unique(), on=KEY, how="semi")
     own_weeks = own_weeks.join(_uplifts(own_weeks, book), on=["sku", "demand"])
@@ -357,7 +363,7 @@ def _scaled_to_own(
     prior = share * pl.col("prior_weeks") * pl.col("expected") / pl.col("weeks")
     factor = ((pl.col("own") + prior) / (pl.col("expected") + prior)).fill_nan(1.0)
     trust = pl.col("weeks") / (pl.col("weeks") + pl.col("prior_weeks"))
-    level = level.select(*KEY, "mean", factor=factor, trust=trust)
+    level = level.select(*KEY, "mean", "weeks", factor=factor, trust=trust)
 
     shapes = [f"shape_{name}" for name in names]
     of_all = _looked_up(rows, book["ladder_all"], [], shapes)
@@ -366,13 +372,46 @@ def _scaled_to_own(
     rows = rows.join(_weeks_of_skus(book), on="sku")
     rows = _sized(rows, book, [*names, "mean"])
 
-    def blend(name: str) -> pl.Expr:
-        mean, usual = pl.col("mean"), pl.col(f"all_shape_{name}")
-        profile = pl.coalesce(mean * _mixed(pl.col(name) / mean, usual), name)
-        steady = pl.coalesce(mean * _mixed(pl.coalesce(f"shape_{name}", usual), usual), profile)
-        return pl.col("factor") * (pl.col("trust") * steady + (1 - pl.col("trust")) * profile)
+    mean = pl.col("mean")
+    usual = {name: pl.col(f"all_shape_{name}") for name in names}
+    rows = rows.with_columns(
+        pl.coalesce(mean * _mixed(pl.col(name) / mean, usual[name]), name).alias(name) for name in names
+    )
 
-    return rows.with_columns(blend(name).alias(name) for name in names)
+    def blend(name: str) -> pl.Expr:
+        own_shape = pl.coalesce(f"shape_{name}", usual[name])
+        steady = pl.coalesce(mean * _mixed(own_shape, usual[name]), name)
+        return pl.col("factor") * (pl.col("trust") * steady + (1 - pl.col("trust")) * pl.col(name))
+
+    return rows.with_columns(
+        _or_usual(blend(name), q, names, quantiles).alias(name)
+        for name, q in zip(names, quantiles, strict=True)
+    )
+
+
+def _or_usual(own: pl.Expr, q: float, names: Sequence[str], quantiles: Sequence[float]) -> pl.Expr:
+    """The quantile `q` of a key with `weeks`, `own`, as far from the median as that of the usual pair at least requires.
+
+    If a pair is usual with a chance c, its sales are above x with at least c times the probability that those of a usual
+    pair are. `names` are the columns of the usual quantiles.
+    """
+    is_upper, tail = q > 0.5, min(q, 1 - q)
+    value = own
+    for weeks in range(1, OWN_WEEKS):
+        usual_tail = tail * (weeks + 1)
+        if usual_tail < 0.5:
+            usual = _at(1 - usual_tail if is_upper else usual_tail, names, quantiles)
+            farther = pl.max_horizontal(own, usual) if is_upper else pl.min_horizontal(own, usual)
+            value = pl.when(pl.col("weeks") == weeks).then(farther).otherwise(value)
+    return value
+
+
+def _at(level: float, names: Sequence[str], quantiles: Sequence[float]) -> pl.Expr:
+    """The quantile at `level`, on the line between its neighbours in `names`."""
+    weights = [np.interp(level, quantiles, unit) for unit in np.eye(len(names))]
+    return pl.sum_horizontal(
+        weight * pl.col(name) for weight, name in zip(weights, names, strict=True) if weight
+    )
 
 
 def _valid(rows: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:

@@ -44,6 +44,7 @@ def tables() -> dict[str, pl.LazyFrame]:
 @pytest.fixture(scope="module")
 def model(tables):
     context = SALES.context(tables, AS_OF, OPTIONS)
+    context |= SALES.training_context(tables, context, AS_OF, OPTIONS)
     parts = SALES.prepare_shard(tables, context, AS_OF, OPTIONS)
     training = SALES.fit({name: part.lazy() for name, part in parts.items()}, context, AS_OF, OPTIONS)
     return SALES.load(training.files)

@@ -43,6 +43,7 @@ def published(tables, as_of: date) -> pl.LazyFrame:
 def test_kinds_units_and_naive_forecasts_are_those_of_a_backtest_at_the_same_origin(tables, last):
     origin = last - timedelta(weeks=4)
     context = SALES.context(tables, last, OPTIONS)
+    context |= SALES.training_context(tables, context, last, OPTIONS)
     backtest = SALES.prepare_shard(tables, context, last, OPTIONS)["backtest"]
     verdicts = ground_truth.judge(published(tables, origin), tables, last)
     columns = ["units", "kind", "naive", "seasonal_naive"]

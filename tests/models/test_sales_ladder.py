@@ -141,6 +141,26 @@ def test_the_band_of_an_unknown_store_holds_stores_of_any_size(market):
     assert half == pytest.approx(0.5, abs=0.08)
 
 
+@pytest.mark.parametrize(("rung", "new"), [("store_profile", ["sku"]), ("everything", KEY)])
+def test_the_quantiles_of_a_new_sku_are_those_of_skus_of_any_sales(market, rung, new):
+    """Five times, a fifth of the SKUs is withheld, and for the last rung a fifth of the stores."""
+    parts = []
+    for at in range(5):
+        withheld = [
+            pl.col(c).is_in(market.history[c].unique().sort().gather_every(5, at).implode()) for c in new
+        ]
+        history = market.history.filter(~pl.any_horizontal(withheld))
+        profiles = ladder_profiles.profiles(history, market.as_of, QUANTILES)
+        pairs = market.truth.filter(withheld).select(KEY)
+        parts.append(ladder.answer(pairs, history, profiles, market.as_of, 13, QUANTILES, market.plan))
+    rows = pl.concat(parts).join(market.truth, on=[*KEY, "week"], suffix="_true")
+    assert rows["rung"].unique().to_list() == [rung]
+    assert len(rows) > 4000
+    for level, name in zip(QUANTILES, NAMES, strict=True):
+        attained = rows.select(attained_level(pl.col("units"), pl.col(name), level)).item()
+        assert attained == pytest.approx(level, abs=0.06), name
+
+
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_few_weeks_of_an_sku_in_a_single_store_have_the_spread_of_other_skus(count):
     """A chain of one store, where half of the SKUs are new: what their profile lacks is how much weeks differ."""
@@ -224,6 +244,23 @@ def test_a_pair_that_begins_late_sells_as_little_as_such_pairs_did():
     assert answers.select(NAMES).row(0) == pytest.approx([sku_mean / 50 * value for value in expected])
 
 
+def test_the_band_of_a_late_pair_holds_what_such_pairs_sell():
+    """Late pairs sell a share of the SKU's mean, from a hundredth to a third; those to come do, too."""
+    random = np.random.default_rng(4)
+    shares = np.exp(random.uniform(np.log(0.01), np.log(0.33), 200))
+    old = [weeks(f"k{sku}", store, [100.0] * 30) for sku in range(200) for store in "st"]
+    filler = [weeks(f"f{sku}", store, [100.0] * 30) for sku in range(4) for store in "stvw"]
+    late = [weeks(f"k{sku}", "v", [100 * share] * 5) for sku, share in enumerate(shares[:100])]
+    answers = answer_after_late_pairs(
+        keys(*((f"k{sku}", "w") for sku in range(100, 200))), pl.concat([*old, *filler, *late])
+    )
+    assert answers["rung"].unique().to_list() == ["late_start"]
+    units = pl.DataFrame({"sku": [f"k{sku}" for sku in range(200)], "units": 100 * shares})
+    half, most = coverage(answers.join(units, on="sku"))
+    assert most == pytest.approx(0.9, abs=0.06)
+    assert half == pytest.approx(0.5, abs=0.1)
+
+
 def test_a_new_pair_is_like_the_others_where_late_pairs_are_or_its_sku_or_store_is_new():
     new_sku = [weeks("n", store, [50.0] * 5) for store in ("s", "t", "u")]
     alike = pl.concat([chain_with_late_pairs(0.15), *new_sku, weeks("k0", "w", [100.0] * 5)])
@@ -267,6 +304,20 @@ def test_where_stores_sell_very_different_amounts_two_weeks_of_a_key_say_more_th
     answers = answer(keys(("a", "u")), history)
     assert answers["rung"].unique().to_list() == ["short_history"]
     assert 9 < answers["q50"][0] < 20
+
+
+@pytest.mark.parametrize(("count", "level"), [(1, 0.9), (2, 0.85), (6, 0.65)])
+def test_a_pair_whose_first_weeks_sell_little_may_still_sell_like_the_other_pairs_of_its_sku(count, level):
+    """With n weeks, it is a usual pair with the probability 1 / (n + 1); else it sells 1, and never more."""
+    usual = [float(value) for value in range(100, 151)]
+    others = [weeks("a", f"s{at}", usual[at : at + 26]) for at in range(0, 26, 2)]
+    others += [weeks(f"b{at}", store, [100.0] * 26) for at in range(20) for store in ("s0", "s2", "u")]
+    history = pl.concat([*others, weeks("a", "u", [1.0] * count)])
+    answers = answer(keys(("a", "u")), history)
+    assert answers["rung"].unique().to_list() == ["short_history"]
+    recent = [value for at in range(0, 26, 2) for value in usual[at : at + 26]] + [1.0] * count
+    assert answers["q50"][0] < 3
+    assert answers["q95"][0] == pytest.approx(np.quantile(recent, level), rel=0.25)
 
 
 def test_the_reason_of_a_single_week_is_in_the_singular():

@@ -35,6 +35,7 @@ def tables() -> Tables:
 def forecasts(tables: Tables) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows of `new`, and their explanation."""
     context = SALES.context(tables, AS_OF, OPTIONS)
+    context |= SALES.training_context(tables, context, AS_OF, OPTIONS)
     parts = SALES.prepare_shard(tables, context, AS_OF, OPTIONS)
     training = SALES.fit({name: part.lazy() for name, part in parts.items()}, context, AS_OF, OPTIONS)
     model, keys = SALES.load(training.files), pl.DataFrame({"sku": "new", "store": ["s0", "s1", "s2"]})

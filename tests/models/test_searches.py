@@ -114,6 +114,7 @@ def test_one_estimator_for_all_gives_its_rung_to_every_sales_row_that_it_can_for
     tables, as_of = sales
     options = {"horizon": 8, "trees": 20, "threads": 1, "estimator": estimator, "origins": 2}
     context = SALES.context(tables, as_of, options)
+    context |= SALES.training_context(tables, context, as_of, options)
     parts = {n: f.lazy() for n, f in SALES.prepare_shard(tables, context, as_of, options).items()}
     training = SALES.fit(parts, context, as_of, options)
     rungs = set(training.backtest.filter(pl.col("kind") != "new")["rung"])
