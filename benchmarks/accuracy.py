@@ -136,7 +136,9 @@ def _candidates(store: Store, data: Path, horizon: int) -> list[dict[str, Any]]:
     as_of = tables["history"].select(pl.col("week").max()).collect().item()
     options = Options(horizon=horizon, training_rows=2 * SAMPLE, backtest_rows=SAMPLE)
     shared = neighbours.shared_frames(tables, as_of, options.horizon)
-    rows = training.candidates(preparation.prepare(tables, shared, as_of, options), shared, options)
+    rows = training.candidates(
+        preparation.prepare(tables, shared, as_of, options, with_ladder=False), shared, options
+    )
     named = dict(zip(options.columns, options.quantiles, strict=True))
     measured = rows.group_by("kind", "rung").agg(
         pl.len().alias("rows"),
