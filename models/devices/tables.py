@@ -158,10 +158,6 @@ class LabelsTable(Table):
     without a time, they are the last days of the faults.
     """
 
-    @property
-    def required_columns(self) -> tuple[str, ...]:
-        return tuple(column for column in super().required_columns if column != "tag")
-
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         rows = _or_all(raw, "tag", JOINT_TAG)
         if raw["end"].dtype == pl.Date or (raw["end"].dtype == pl.String and _are_days(raw["end"])):
@@ -179,10 +175,6 @@ def _are_days(ends: pl.Series) -> bool:
 class KindsTable(Table):
     """The kind of sensor of each tag. `device` is optional; without one, it holds for all devices: `*`."""
 
-    @property
-    def required_columns(self) -> tuple[str, ...]:
-        return tuple(column for column in super().required_columns if column != "device")
-
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         word = pl.col("kind").cast(pl.String).str.strip_chars().str.to_lowercase()
         rows = _or_all(raw, "device", ANY_DEVICE).with_columns(word.alias("kind"))
@@ -192,10 +184,6 @@ class KindsTable(Table):
 @dataclass(frozen=True)
 class SitesTable(Table):
     """The time zone of each device, and its site, which is optional."""
-
-    @property
-    def required_columns(self) -> tuple[str, ...]:
-        return ("device", "timezone")
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         rows = raw if "site" in raw.columns else raw.with_columns(site=pl.lit(None, pl.String))
@@ -232,11 +220,14 @@ TABLES: dict[str, Table] = {
             "number is a sensor, use --column tag=* --column value=*.",
         },
     ),
-    "labels": LabelsTable("labels", Labels, unique=(*KEY, "start"), shard_by=("device",), required=False),
+    "labels": LabelsTable(
+        "labels", Labels, unique=(*KEY, "start"), optional=("tag",), shard_by=("device",), required=False
+    ),
     "kinds": KindsTable(
         "kinds",
         Kinds,
         unique=KEY,
+        optional=("device",),
         required=False,
         advice={"kind_is_known": f"Expected one of the kinds {', '.join(KINDS)}."},
     ),
@@ -244,6 +235,7 @@ TABLES: dict[str, Table] = {
         "sites",
         Sites,
         unique=("device",),
+        optional=("site",),
         required=False,
         advice={"timezone_is_known": "Expected names of the IANA database, such as UTC or Europe/Zurich."},
     ),

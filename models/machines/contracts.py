@@ -61,10 +61,6 @@ class MachinesTable(Table):
 class AttributesTable(MachinesTable):
     """Attributes of machines. A source may lack the model, the age or both: they are then null."""
 
-    @property
-    def required_columns(self) -> tuple[str, ...]:
-        return ("machine_id",)
-
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         spellings = {re.sub(r"[\s_-]", "", name).casefold(): name for name in raw.columns}
         sources = {name: spellings.get(name.replace("_", "")) for name in ("model", "age_years")}
@@ -264,6 +260,7 @@ TABLES: dict[str, Table] = {
         "machines",
         Machines,
         unique=_BY_MACHINE,
+        optional=("model", "age_years"),
         shard_by=_BY_MACHINE,
         required=False,
         aliases={**_MACHINE, "age_years": "age"},

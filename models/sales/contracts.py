@@ -184,10 +184,6 @@ def _ends(raw: pl.DataFrame, key: str, options: Mapping[str, Any]) -> pl.Series:
 class OfStores(Weekly):
     """Weeks of stores. A row without a store applies to all stores, and so does a source without such a column."""
 
-    @property
-    def required_columns(self) -> tuple[str, ...]:
-        return ("week",)
-
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         column = next((name for name in raw.columns if name.strip().casefold() == "store"), "store")
         store = pl.col(column) if column in raw.columns else pl.lit(None)
@@ -280,7 +276,13 @@ TABLES: dict[str, Table] = {
     "stores": Attributes("stores", Stores, unique=("store",), covariates=True, required=False),
     "skus": Attributes("skus", Skus, unique=("sku",), covariates=True, required=False),
     "covariates": OfStores(
-        "covariates", Covariates, unique=("store", "week"), covariates=True, required=False, ahead=_YEARS
+        "covariates",
+        Covariates,
+        unique=("store", "week"),
+        optional=("store",),
+        covariates=True,
+        required=False,
+        ahead=_YEARS,
     ),
     "events": Days("events", Events, unique=("name", "date"), required=False, ahead=_YEARS),
 }

@@ -65,11 +65,13 @@ class Table:
     """Columns that are summed when rows with the same unique columns are added up."""
     wide: tuple[str, str] | None = None
     """The columns that receive the names and the cells of the many columns of a wide file."""
+    optional: tuple[str, ...] = ()
+    """Columns of the schema that a source may lack."""
 
     @property
     def required_columns(self) -> tuple[str, ...]:
         """The columns that a source must have."""
-        return tuple(self.schema.column_names())
+        return tuple(column for column in self.schema.column_names() if column not in self.optional)
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """The result of checking raw rows of a file, numbered by `models.contracts.ROW`, against the contract.
