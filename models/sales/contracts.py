@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from models.contracts import AcceptResult
+from models.contracts import UNKNOWN, AcceptResult
 from models.errors import ContractError
 from models.sales.categories import MOST_CATEGORIES
 from models.sales.covariates import EVERY_STORE
@@ -162,15 +162,14 @@ class Attributes(Table):
         if END in raw.columns:
             raw = raw.with_columns(_ends(raw, key, options))
         if key == "sku" and PREDECESSOR in raw.columns:
-            name = pl.col(PREDECESSOR).cast(pl.String).str.strip_chars().replace("", None)
-            raw = raw.with_columns(name)
+            raw = raw.with_columns(_known(raw[PREDECESSOR].cast(pl.String)))
             return super(Attributes, replace(self, schema=WithPredecessors)).accept(raw, options)
         return super().accept(raw, options)
 
 
 def _ends(raw: pl.DataFrame, key: str, options: Mapping[str, Any]) -> pl.Series:
     """The column `end` as text such as 2024-03-31; `ContractError` for text that is not a date."""
-    values = raw[END].replace("", None) if raw[END].dtype == pl.String else raw[END]
+    values = _known(raw[END]) if raw[END].dtype == pl.String else raw[END]
     dates = days(values, options.get("dates"))
     wrong = raw.filter(values.is_not_null() & dates.is_null()).head(1)
     if wrong.height:
@@ -178,6 +177,12 @@ def _ends(raw: pl.DataFrame, key: str, options: Mapping[str, Any]) -> pl.Series:
             f"{END} is {wrong[END][0]!r} for {key} {wrong[key][0]}. Expected the last day of sales, such as 2024-03-31."
         )
     return dates.dt.to_string("%Y-%m-%d").alias(END)
+
+
+def _known(text: pl.Series) -> pl.Series:
+    """Text with null for words that stand for an unknown value, such as NA."""
+    words = text.str.strip_chars()
+    return words.set(words.str.to_lowercase().is_in(UNKNOWN), None)
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,14 @@ def _check(
             f"{request.sources[table.name]}: there is a header but no rows. Expected at least one."
         )
     if whole and len(names) > 1:
-        latest = last_of_each(intake.good.rows().collect(), table.unique)
+        rows = intake.good.rows().collect()
+        latest = last_of_each(rows, table.unique)
+        others = rows.unique().height - latest.height if rows.height > latest.height else 0
+        if others:
+            intake.alike += (
+                f"{table.name}: {others:,} rows differ from those of a later file with the same {', '.join(table.unique)}, "
+                "which replace them. To add or average rows of several files, join these into one.",
+            )
         intake.good = Staged(folder / "good")
         intake.good.add(latest)
     if intake.good.height:

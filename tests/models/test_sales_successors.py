@@ -81,5 +81,13 @@ def test_predecessors_that_are_unknown_or_have_no_end_are_told(tables):
 
 
 def test_a_predecessor_is_a_name_whatever_it_looks_like():
-    raw = pl.DataFrame({"sku": ["1", "2"], "predecessor": ["007 ", ""]}).with_row_index(ROW)
-    assert TABLES["skus"].accept(raw, {}).good["predecessor"].to_list() == ["007", None]
+    raw = pl.DataFrame(
+        {
+            "sku": ["1", "2", "3"],
+            "predecessor": ["007 ", "", "n/a"],
+            "end": [" NA", "2024-03-31", "-"],
+        }
+    )
+    skus = TABLES["skus"].accept(raw.with_row_index(ROW), {}).good
+    assert skus["predecessor"].to_list() == ["007", None, None]
+    assert skus["end"].to_list() == [None, "2024-03-31", None]

@@ -529,6 +529,7 @@ def test_rows_of_a_later_file_of_one_source_replace_those_of_an_earlier_one(stor
     csv(folder, sales(skus=1).with_columns(units=pl.lit(7.0)), "2024-02.csv")
     result = read(store, "history", str(folder), SALES)
     assert (result.read, result.accepted, result.quarantined, result.superseded) == (96, 80, 0, 16)
+    assert "14 rows differ from those of a later file with the same sku, store, week" in result.alike[0]
     assert table(store).filter(sku="0")["units"].unique().to_list() == [7]
     assert written(store) == {HISTORY: 0}
 
@@ -537,7 +538,7 @@ def test_a_file_of_the_same_name_in_another_folder_is_another_file(store, tmp_pa
     csv(tmp_path / "in" / "1", sales(), "part.csv")
     csv(tmp_path / "in" / "2", sales(), "part.csv")
     result = read(store, "history", str(tmp_path / "in"), SALES)
-    assert (result.quarantined, result.superseded) == (0, 80)
+    assert (result.quarantined, result.superseded, result.alike) == (0, 80, ())
 
 
 def test_two_ingests_at_the_same_time_lose_nothing_and_repeat_nothing(store, tmp_path, together):
