@@ -6,7 +6,7 @@ import polars as pl
 
 from models import metrics
 from models.sales import backtest as measuring
-from models.sales import contest
+from models.sales import contest, ladder
 from models.sales.ensembles import LEAST_ROWS
 from models.sales.model import Model
 from models.sales.options import Options
@@ -74,12 +74,16 @@ def about_training(
 
 
 def _beside_naive(backtest: pl.DataFrame, model: Model, options: Options) -> list[str]:
-    """Notes on kinds of demand that use a naive forecast, and on a backtest that is worse than one; with both WAPEs."""
+    """Notes on kinds of demand that use a naive forecast, and on a backtest that is worse than one; with both WAPEs.
+
+    Those of a kind are of keys with enough history for it: the ladder's rows are not forecast by it.
+    """
     choices = pl.concat([model.unplanned.filter(pl.col("rung").is_in(contest.NAIVE)), model.planned])
     names = {contest.LAST_WEEK: "last week's units", contest.LAST_YEAR: "the same week of last year"}
     names[contest.SEASON] = "last year's weeks at this year's level"
     notes = []
-    for kind, rows in [("all", backtest), *((k, backtest.filter(kind=k)) for k in choices["kind"])]:
+    by_models = backtest.filter(~pl.col("rung").is_in(ladder.RUNGS))
+    for kind, rows in [("all", backtest), *((k, by_models.filter(kind=k)) for k in choices["kind"])]:
         wapes = rows.select(
             ours=metrics.wape("units", measuring.middle_column(options)),
             **{name: metrics.wape("units", name) for name in measuring.NAIVES},

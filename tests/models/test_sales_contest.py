@@ -2,8 +2,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.sales import choices, contest
+from models.sales import choices, contest, training_notes
 from models.sales.accuracy import _against
+from models.sales.model import Model
 from models.sales.options import Options
 
 QUANTILES = (0.05, 0.5, 0.95)
@@ -138,3 +139,23 @@ def test_what_saves_most_takes_the_place_of_the_models_whatever_the_young_models
 def test_a_page_says_in_words_that_a_naive_forecast_is_better():
     assert _against(-0.15, "seasonal naive") == "15% above seasonal naive, which is better"
     assert _against(0.4, "naive") == "40% below naive"
+
+
+def test_what_a_kind_of_demand_is_forecast_by_is_noted_without_the_rows_of_new_pairs():
+    nothing = pl.DataFrame()
+    planned = pl.DataFrame({"kind": ["new"], "rung": ["seasonal_naive"]})
+    model = Model(
+        *(QUANTILES, 1, (), (), None, None, nothing, nothing, nothing, False, False), planned=planned
+    )
+    rows = pl.DataFrame(
+        {
+            "kind": "new",
+            "rung": ["seasonal_naive", "sku_profile"],
+            "units": 10.0,
+            "q50": [9.0, 99.0],
+            "naive": 5.0,
+            "seasonal_naive": [9.0, 0.0],
+        }
+    )
+    notes = training_notes._beside_naive(rows, model, Options(quantiles=QUANTILES))
+    assert "WAPE of the naive forecast 10.0%, of the published one 10.0%" in notes[-1]
