@@ -11,6 +11,7 @@ from models.contracts import UNKNOWN, AcceptResult
 from models.errors import ContractError
 from models.sales.categories import MOST_CATEGORIES
 from models.sales.covariates import EVERY_STORE
+from models.sales.gaps import changes_of_scale
 from models.sales.neighbours import PRICE
 from models.sales.panel import END, IN_STOCK
 from models.sales.successors import PREDECESSOR
@@ -149,6 +150,19 @@ class Sold(Weekly):
             )
         result = super(Sold, replace(self, schema=WithReturns)).accept(raw, options)
         return replace(result, good=result.good.with_columns(pl.col("units").clip(lower_bound=0.0)))
+
+    def notes(
+        self,
+        frame: pl.DataFrame,
+        stored_tables: Frames,
+        options: Mapping[str, Any],  # noqa: ARG002
+    ) -> tuple[str, ...]:
+        """Notes on columns that are on another scale than in earlier files, such as cents for euros."""
+        if self.name not in stored_tables:
+            return ()
+        places, stored_rows = "these rows than in earlier ones", stored_tables[self.name]
+        lines = changes_of_scale(frame.lazy(), stored_rows, places, "now")
+        return tuple(f"{self.name}: {line}" for line in lines)
 
 
 @dataclass(frozen=True)

@@ -48,21 +48,26 @@ def plan_gaps(tables: Frames, keys: pl.DataFrame, as_of: date, horizon: int) -> 
 
 
 def other_scales(tables: Frames, newest: date) -> list[str]:
-    """A note per column whose planned values are on another scale than those of the history, such as cents for euros.
-
-    That is, for most of the SKUs, all planned values are more than `_FAR` times the highest value on record, or less than
-    1 / `_FAR` of the lowest, which must be above 0.
-    """
+    """A note per column whose planned values are on another scale than those of the history, such as cents for euros."""
     if "plan" not in tables:
         return []
-    plan, history = tables["plan"].filter(pl.col("week") > newest), tables["history"]
+    plan = tables["plan"].filter(pl.col("week") > newest)
+    return changes_of_scale(plan, tables["history"], "the plan than in the history", "planned")
+
+
+def changes_of_scale(rows: pl.LazyFrame, history: pl.LazyFrame, places: str, when: str) -> list[str]:
+    """A note per column of `rows` that is on another scale than in the `history`; `places` and `when` are words for both.
+
+    That is, for most of the SKUs, all values are more than `_FAR` times the highest value on record, or less than
+    1 / `_FAR` of the lowest, which must be above 0.
+    """
     schema = history.collect_schema()
     names = [
-        n for n, kind in plan.collect_schema().items() if kind.is_numeric() and n in schema and n != "shard"
+        n for n, kind in rows.collect_schema().items() if kind.is_numeric() and n in schema and n != "shard"
     ]
     ends = [pl.col(names).min().name.prefix("low "), pl.col(names).max().name.prefix("high ")]
-    after, before = (frame.group_by("sku").agg(ends) for frame in (plan, history))
-    skus = after.join(before, on="sku", suffix=" before").sort("sku").collect()
+    after, before = (frame.group_by("sku").agg(ends) for frame in (rows, history))
+    skus = after.join(before, on="sku", suffix=" before").sort("sku").collect(engine="streaming")
     notes = []
     for name in names:
         low, high = pl.col(f"low {name}"), pl.col(f"high {name}")
@@ -71,8 +76,8 @@ def other_scales(tables: Frames, newest: date) -> list[str]:
         if 2 * far.height > skus.height:
             row = far.row(0, named=True)
             notes.append(
-                f"{name} is on another scale in the plan than in the history for {far.height:,} of {skus.height:,} SKUs, "
-                f"e.g. {row['sku']}: {row[f'low {name}']:g} to {row[f'high {name}']:g} planned, "
+                f"{name} is on another scale in {places} for {far.height:,} of {skus.height:,} SKUs, "
+                f"e.g. {row['sku']}: {row[f'low {name}']:g} to {row[f'high {name}']:g} {when}, "
                 f"{row[f'low {name} before']:g} to {row[f'high {name} before']:g} before. Use the same unit in both."
             )
     return notes

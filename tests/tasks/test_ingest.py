@@ -677,6 +677,17 @@ def test_a_column_of_words_for_unknown_holds_no_words_so_that_numbers_may_follow
     assert store.scan("sales/plan").collect()["deal"].null_count() == plan.height
 
 
+def test_prices_in_cents_after_prices_in_euros_are_noted(store, tmp_path):
+    read(store, "history", csv(tmp_path, sales().with_columns(price=pl.lit(2.5))), SALES)
+    later = sales(start=MONDAY + timedelta(weeks=20))
+    same = csv(tmp_path, later.with_columns(price=pl.lit(2.0)))
+    assert read(store, "history", same, SALES, dry_run=True).alike == ()
+    (note,) = read(store, "history", csv(tmp_path, later.with_columns(price=pl.lit(250.0))), SALES).alike
+    assert note.startswith(
+        "history: price is on another scale in these rows than in earlier ones for 5 of 5 SKUs"
+    )
+
+
 def test_a_plan_has_numbers_where_the_history_has_numbers_and_words_where_it_has_words(store, tmp_path):
     history = csv(tmp_path, sales().with_columns(promo=pl.lit(1), deal=pl.lit("leaflet")))
     weeks = sales(start=MONDAY + timedelta(weeks=20)).drop("units")
