@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 
@@ -26,15 +26,13 @@ LEAST_HISTORY = 4
 class DevicesSearch(Search):
     """See `models.scenario.Search`. A fold is two hours, named by their end; its loss is the backtest's."""
 
-    @property
-    def space(self) -> Space:
-        """The detector, its parameter, and the number of days from which it learns."""
-        return {
-            "detector": OneOf((AUTO, *DETECTORS)),
-            "history_days": Real(1.0, LONGEST_DAYS, log=True),
-            "nu": Real(0.0005, 0.05, log=True, when={"detector": ("one_class_svm",)}),
-            "forest_trees": Whole(25, 200, log=True, when={"detector": ("isolation_forest",)}),
-        }
+    space: ClassVar[Space] = {
+        "detector": OneOf((AUTO, *DETECTORS)),
+        "history_days": Real(1.0, LONGEST_DAYS, log=True),
+        "nu": Real(0.0005, 0.05, log=True, when={"detector": ("one_class_svm",)}),
+        "forest_trees": Whole(25, 200, log=True, when={"detector": ("isolation_forest",)}),
+    }
+    """The detector, its parameter, and the number of days from which it learns."""
 
     def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         return asdict(Options.of(options))

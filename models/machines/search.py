@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 
@@ -22,6 +22,8 @@ CUTS = 4
 """Cuts of a study: rows held out after the first determine the trees and calibrate, those after the last judge."""
 TRIAL_ROWS = 20_000
 """Approximate maximum number of training rows of a trial, unless `training_rows` is smaller."""
+_GROUPS = ("short_windows", "spread", "normal", "errors", "attributes")
+_LIGHTGBM = {"estimator": ("lightgbm",)}
 
 
 class MachinesSearch(Search):
@@ -32,22 +34,17 @@ class MachinesSearch(Search):
     out after it, calibrated by those of all earlier cuts.
     """
 
-    @property
-    def space(self) -> Space:
-        """Estimator, feature groups, how trees are grown, and the weight of rows that a failure follows."""
-        boosted = {"estimator": ("lightgbm",)}
-        classical = {"estimator": ("random_forest", "decision_tree")}
-        groups = ("short_windows", "spread", "normal", "errors", "attributes")
-        return {
-            "estimator": OneOf(ESTIMATORS),
-            **{f"use_{group}": OneOf((True, False)) for group in groups},
-            "failing_weight": Real(0.25, 8.0, log=True),
-            "learning_rate": Real(0.03, 0.3, log=True, when=boosted),
-            "leaves": Whole(3, 31, log=True, when=boosted),
-            "leaf_rows": Whole(5, 200, log=True, when=boosted),
-            "feature_share": Real(0.1, 1.0, log=True, when=boosted),
-            "depth": Whole(3, 20, when=classical),
-        }
+    space: ClassVar[Space] = {
+        "estimator": OneOf(ESTIMATORS),
+        **{f"use_{group}": OneOf((True, False)) for group in _GROUPS},
+        "failing_weight": Real(0.25, 8.0, log=True),
+        "learning_rate": Real(0.03, 0.3, log=True, when=_LIGHTGBM),
+        "leaves": Whole(3, 31, log=True, when=_LIGHTGBM),
+        "leaf_rows": Whole(5, 200, log=True, when=_LIGHTGBM),
+        "feature_share": Real(0.1, 1.0, log=True, when=_LIGHTGBM),
+        "depth": Whole(3, 20, when={"estimator": ("random_forest", "decision_tree")}),
+    }
+    """Estimator, feature groups, how trees are grown, and the weight of rows that a failure follows."""
 
     def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         return asdict(Options.of(options))

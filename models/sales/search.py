@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import date
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 
@@ -19,7 +19,7 @@ ORIGINS = 6
 """Origins of a study if the history is long enough: one calibrates, four search, the last one judges."""
 TRIAL_ROWS = 40_000
 """Approximate maximum number of training rows of a trial, unless `training_rows` is smaller."""
-_TREES = ("auto", "pooled", "blend")
+_TREES = {"estimator": ("auto", "pooled", "blend")}
 
 
 class SalesSearch(Search):
@@ -30,22 +30,19 @@ class SalesSearch(Search):
     at all earlier origins.
     """
 
-    @property
-    def space(self) -> Space:
-        """Estimator, feature groups, and how trees are grown; at most twice as many trees as by default."""
-        trees = {"estimator": _TREES}
-        return {
-            "estimator": OneOf(ESTIMATORS),
-            **{f"use_{group}": OneOf((True, False), when=trees) for group in GROUPS},
-            "trees": Whole(40, 160, when=trees),
-            "learning_rate": Real(0.03, 0.3, log=True, when=trees),
-            "leaves": Whole(7, 63, log=True, when=trees),
-            "leaf_share": Real(1 / 1000, 1 / 40, log=True, when=trees),
-            "feature_share": Real(0.05, 0.8, log=True, when=trees),
-            "spread_trees": Whole(10, 40, when=trees),
-            "spread_learning_rate": Real(0.05, 0.3, log=True, when=trees),
-            "spread_leaves": Whole(3, 31, log=True, when=trees),
-        }
+    space: ClassVar[Space] = {
+        "estimator": OneOf(ESTIMATORS),
+        **{f"use_{group}": OneOf((True, False), when=_TREES) for group in GROUPS},
+        "trees": Whole(40, 160, when=_TREES),
+        "learning_rate": Real(0.03, 0.3, log=True, when=_TREES),
+        "leaves": Whole(7, 63, log=True, when=_TREES),
+        "leaf_share": Real(1 / 1000, 1 / 40, log=True, when=_TREES),
+        "feature_share": Real(0.05, 0.8, log=True, when=_TREES),
+        "spread_trees": Whole(10, 40, when=_TREES),
+        "spread_learning_rate": Real(0.05, 0.3, log=True, when=_TREES),
+        "spread_leaves": Whole(3, 31, log=True, when=_TREES),
+    }
+    """Estimator, feature groups, and how trees are grown; at most twice as many trees as by default."""
 
     def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         return asdict(Options.of(options))

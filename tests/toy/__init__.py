@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import dataframely as dy
 import polars as pl
@@ -215,13 +215,11 @@ class Toy(Plain, MeetsChampions, ReportsGaps, HasPage, HasControlCharts, Watches
 class ToySearch(Search):
     """Searches for the values nearest to those that the data calls for; each day but the first is a fold."""
 
-    @property
-    def space(self) -> Space:
-        return {
-            "kind": OneOf(("round", "exact")),
-            "near": Real(0.01, 10, log=True),
-            "far": Whole(1, 9, when={"kind": ("exact",)}),
-        }
+    space: ClassVar[Space] = {
+        "kind": OneOf(("round", "exact")),
+        "near": Real(0.01, 10, log=True),
+        "far": Whole(1, 9, when={"kind": ("exact",)}),
+    }
 
     def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"kind": "round", "near": 1.0, "far": 1} | dict(options)
