@@ -189,7 +189,7 @@ def backfill(
 @limited(TRAINING, name="devices-run", task_runner=task_runner())
 @ingests(ingest)
 def run(
-    ingested: dict[str, Any],
+    ingest_result: dict[str, Any],
     detector: Literal["auto", "one_class_svm", "isolation_forest"] = "auto",
     alpha: Alpha = 0.001,
     alarms_per_day: AlarmsPerDay = None,
@@ -215,7 +215,7 @@ def run(
         until, catch_up, note = _first_split(data_store, catch_up)
         notes = [note, *_train(data_store, until, {"detector": detector})["notes"]]
     result = _score(data_store, None, _verdicts(alpha, alarms_per_day), None, catch_up, dry_run=False)
-    stages = {"ingest": ingested["seconds"], **result.get("stages", {})}
+    stages = {"ingest": ingest_result["seconds"], **result.get("stages", {})}
     return _final_result({**result, "stages": stages, "notes": [*notes, *result.get("notes", [])]})
 
 

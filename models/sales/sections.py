@@ -93,16 +93,16 @@ def _summary(view: _View) -> list[Block]:
     if not weeks["rows"]:
         return [Text(f"No row was published; {view.count():,} SKU-store pairs were requested.")]
     horizon = (weeks["last"] - weeks["first"]).days // 7 + 1
-    expected = run.published_rows.select(pl.col(view.median).sum()).collect(engine="streaming").item()
+    units = run.published_rows.select(pl.col(view.median).sum()).collect(engine="streaming").item()
     recent = view.history.filter(pl.col("week") > view.as_of - timedelta(weeks=horizon))
     recent_units = recent.select(pl.col("units").sum()).collect(engine="streaming").item()
     whole = view.totals.filter(pl.col("weeks") == horizon)
     if whole.height:
-        expected = whole["expected"].item()
+        units = whole["expected"].item()
     figures = {
         "SKU-store pairs": f"{view.count():,}",
-        ("Expected" if whole.height else "Sum of median forecasts") + ", units": page.compact(expected),
-        f"Against the last {horizon} weeks": f"{expected / recent_units - 1:+.1%}" if recent_units else "–",
+        ("Expected" if whole.height else "Sum of median forecasts") + ", units": page.compact(units),
+        f"Against the last {horizon} weeks": f"{units / recent_units - 1:+.1%}" if recent_units else "–",
         "Answered by a fallback": share(view.count("fallback"), view.count()),
     }
     if view.count("skipped", "failed"):
