@@ -4,7 +4,8 @@ A sensor's `evidence` in an hour is one p-value: Simes' combination of the p-val
 its rows, the minimum over k of n / k times the k-th smallest. So one very unusual reading counts, and so do several
 less unusual ones. A sensor alarms if its evidence is at most a level for the fleet and the hour: the budget of
 false alarms per hour divided by the number of sensors, or more if many sensors are unusual, by Benjamini &
-Hochberg's procedure at a false discovery rate of the budget, at most `HIGHEST_RATE`.
+Hochberg's procedure at a false discovery rate of the budget, at most `HIGHEST_RATE`. Joint detectors judge the same
+readings again, and their p-values are seldom so small: they are not counted as further sensors.
 
 The level adapts to the sensor, as in adaptive conformal inference: each of its alarms makes its evidence `DISTRUST`
 times weaker; the effect fades with age and ends after `REMEMBERED`. A sensor whose p-values are too
@@ -46,10 +47,11 @@ def level(chances: pl.DataFrame, alarms_per_day: float | None) -> float:
     budget = alarms_per_day / 24
     chance = chances["evidence"].sort()
     rate = min(budget, HIGHEST_RATE)
-    limits = rate * pl.int_range(1, chances.height + 1, eager=True) / chances.height
+    sensors = chances.filter(pl.col("tag") != JOINT_TAG).height or chances.height
+    limits = rate * pl.int_range(1, chances.height + 1, eager=True) / sensors
     rejections = (chance <= limits).to_numpy().nonzero()[0]
     by_rate = float(limits[int(rejections[-1])]) if len(rejections) else 0.0
-    return max(budget / chances.height, by_rate)
+    return max(budget / sensors, by_rate)
 
 
 def past_alarms(incidents: pl.DataFrame, faults: pl.DataFrame, step: timedelta) -> pl.DataFrame:

@@ -18,7 +18,7 @@ import polars as pl
 from models.devices import conversion
 from models.devices.channels import recent_level, robust_scale
 from models.devices.contracts import KEY
-from models.devices.grid import LOOKBACK, Floats, Grid, Panel, row_quantiles
+from models.devices.grid import LOOKBACK, Floats, Grid, Panel
 from models.devices.left_out import in_faults
 from models.devices.model import Model
 from models.devices.options import Options
@@ -79,8 +79,7 @@ def _readings(grid: Grid, held_out: int) -> pl.DataFrame:
 
 
 def _short_term_scale(grid: Grid) -> Floats:
-    center = row_quantiles(grid.values, (0.5,))[:, 0]
-    return robust_scale(grid.values - recent_level(grid.values, center))
+    return robust_scale(grid.values - recent_level(grid.values))
 
 
 def _long(grid: Grid, x: Floats, first: int, is_injected: Any, is_moved: bool) -> pl.DataFrame:

@@ -57,10 +57,10 @@ def seasonal(design: Floats, profile: Floats) -> Floats:
     return values
 
 
-def recent_level(x: Floats, center: Floats) -> Floats:
-    """Weighted mean of the last 30 values before each cell; `center` if there are none."""
+def recent_level(x: Floats) -> Floats:
+    """Weighted mean of the last 30 values before each cell; if there are none, the cell's own: nothing else is expected."""
     before = weighted_mean(lagged(x, 1), LOCAL_WEIGHTS, least=0.0)
-    return np.where(np.isnan(before), center[:, None], before)
+    return np.where(np.isnan(before), x, before)
 
 
 def weighted_mean(x: Floats, weights: Floats, least: float = 0.5, first: int = 0) -> Floats:

@@ -1,10 +1,10 @@
 """The default detector: distances from what a sensor usually does, in robust standard deviations.
 
 The expected value is the sensor's level (`robust_level`), its course over the day (`robust_seasonal`),
-the nearest level if it jumps between separate levels (`robust_regimes`), or the mean of its last 30
-readings if it wanders (`robust_local`). The score is the greatest of the channels of
-`models.devices.channels`; higher is more anomalous. Scoring takes a few hundred operations per
-reading, for any number of sensors at once.
+the nearest level if it jumps between separate levels (`robust_regimes`), or the mean of the last 30
+intervals if it wanders (`robust_local`); after a longer gap, nothing is expected of a reading. The score is the
+greatest of the channels of `models.devices.channels`; higher is more anomalous. Scoring takes a few hundred
+operations per reading, for any number of sensors at once.
 """
 
 from dataclasses import dataclass
@@ -99,7 +99,7 @@ def _fit(grid: Grid, x: Floats, part: NDArray[np.bool_], choice: NDArray[np.int8
     daily = _profile(grid, inside, center, design)
     expected = center[:, None]
     course = channels.seasonal(design, daily)
-    recent = channels.recent_level(x, center)
+    recent = channels.recent_level(x)
     outside = ~part[None, :]
     distances = [np.abs(np.where(outside, x - e, np.nan)) for e in (expected, course, recent)]
     widths = [
@@ -206,7 +206,7 @@ def expected_of(grid: Grid, x: Floats, baseline: NDArray[np.int8], profile: Floa
     with_profile = np.flatnonzero(baseline <= SEASONAL)
     expected[with_profile] = channels.seasonal(channels.seasonal_design(grid), profile[with_profile])
     with_level = np.flatnonzero(baseline == LOCAL)
-    expected[with_level] = channels.recent_level(x[with_level], profile[with_level, 0])
+    expected[with_level] = channels.recent_level(x[with_level])
     with_regimes = np.flatnonzero(baseline == REGIMES)
     expected[with_regimes] = _nearest(x[with_regimes], profile[with_regimes])
     return expected

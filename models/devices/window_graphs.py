@@ -83,7 +83,7 @@ def weighted_mean(
 
 
 def robust(params: pl.DataFrame, interval: NDArray[np.int64]) -> Graph:
-    """As `models.devices.robust.score_of`: the score, its cause, and the values behind it.
+    """As `models.devices.channels.distances` of robust detectors: the score, its cause, and the values behind it.
 
     `interval` is that of each sensor, in seconds.
     """
@@ -136,8 +136,7 @@ def _expected(builder: Builder, parameters: Fitted, recent: Value, interval: NDA
     nearest = builder.op("GatherElements", levels, builder.op("ArgMin", apart, axis=2, keepdims=0), axis=1)
     newest = range(WINDOW - RECENT - 1, WINDOW - 1)
     mean = weighted_mean(builder, builder.value("readings"), LOCAL_WEIGHTS, newest, WINDOW, least=0.0)
-    center = builder.rows(np.where(regimes, 0.0, parameters.profile[:, :1]), "sensor")
-    local = builder.op("Where", mean.is_nan(), center, mean)
+    local = builder.op("Where", mean.is_nan(), recent, mean)
     is_local = baseline.equals(builder.constant(LOCAL, np.int64))
     has_regimes = baseline.equals(builder.constant(REGIMES, np.int64))
     return builder.op("Where", is_local, local, builder.op("Where", has_regimes, nearest, course))

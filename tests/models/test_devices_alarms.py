@@ -383,9 +383,17 @@ def test_each_alarm_of_a_sensor_raises_what_the_next_one_takes_until_it_is_forgo
 
 
 def test_where_much_is_wrong_the_level_rises_by_the_false_discovery_rate():
-    few, many = (pl.DataFrame({"device": "d", "evidence": [1e-5] * n + [0.5] * (1000 - n)}) for n in (1, 400))
+    chances = {"device": "d", "tag": "t"}
+    few, many = (pl.DataFrame(chances | {"evidence": [1e-5] * n + [0.5] * (1000 - n)}) for n in (1, 400))
     assert level(few, 2.4) == pytest.approx(0.1 / 1000)
     assert level(many, 2.4) == pytest.approx(0.1 * 400 / 1000)
+
+
+def test_a_joint_detector_does_not_count_as_a_further_sensor():
+    sensors = pl.DataFrame({"device": "d", "tag": [*"abcd"], "evidence": 0.5})
+    joint = sensors.head(1).with_columns(tag=pl.lit("*"))
+    assert level(pl.concat([sensors, joint]), 2.4) == level(sensors, 2.4) == pytest.approx(0.1 / 4)
+    assert level(joint, 2.4) == pytest.approx(0.1)
 
 
 def test_an_incident_closes_after_the_cooldown_and_is_then_forgotten():

@@ -256,6 +256,16 @@ def test_a_constant_sensor_that_moves_is_as_unusual_as_its_history_is_long():
     assert (p[0, [0, 1, 3]] > 0.9).all()
 
 
+def test_nothing_is_expected_of_a_wandering_sensor_without_recent_readings():
+    walks = np.cumsum(np.random.default_rng(5).normal(size=(4, 1440)), axis=1)
+    walks[:, 700:740] = np.nan
+    past = grid(walks)
+    fitted = robust.fit(past, fit_columns(past))
+    assert set(fitted.baseline) == {robust.LOCAL}
+    assert (fitted.scores[:, [0, 740]] == 0).all()
+    np.testing.assert_array_equal(fitted.expected[:, [0, 740]], walks[:, [0, 740]])
+
+
 def test_ages_count_how_long_something_lasts():
     event = np.array([[0, 1, 1, 0, 1, 1, 1, 1]], bool)
     assert ages(event, cap=3).tolist() == [[0, 1, 2, 0, 1, 2, 3, 3]]
