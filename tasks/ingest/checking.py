@@ -19,7 +19,6 @@ from tasks.ingest.quarantine import as_bad, by_rule, held
 from tasks.ingest.sources import SourceError, of_table, read, rename, renaming, with_mapped
 from tasks.ingest.sql import is_sql, read_sql
 from tasks.ingest.wide import as_long
-from tasks.storage.layout import Layout
 from tasks.storage.staging import Staged
 from tasks.storage.store import Store
 
@@ -88,7 +87,10 @@ class _Batch:
 
 @dataclass(frozen=True)
 class Request:
-    """The request for an ingest: sources by table, the mapping of their columns, and options, including fixed ones."""
+    """The request for an ingest: sources by table, the mapping of their columns, and options, including fixed ones.
+
+    `units` are those of the columns of each table, from earlier ingests and from tables that are already checked.
+    """
 
     scenario: Scenario
     store: Store
@@ -96,6 +98,7 @@ class Request:
     mapping: Mapping[str, str]
     options: Mapping[str, Any]
     max_bad_share: float
+    units: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def check_table(request: Request, name: str, tables: Mapping[str, pl.LazyFrame], folder: Path) -> Intake:
@@ -131,9 +134,7 @@ def _check(
     types = {c: kind for one in similar for c, kind in schemas.get(one, {}).items()}
     types |= schemas.get(table.name, {})
     further = types.keys() - {"shard"} if table.covariates else ()
-    if table.covariates and table.name in schemas:
-        units = request.store.get_json(Layout(request.scenario.name).units) or {}
-        intake.units = units.get(table.name, {})
+    intake.units = {c: unit for one in similar for c, unit in request.units.get(one, {}).items()}
     for batch in _batches(request, table, intake, further, folder / "sql"):
         try:
             result = table.accept(batch.raw, options)
@@ -168,6 +169,7 @@ def _check(
             )
         intake.good = Staged(folder / "good")
         intake.good.add(latest)
+    request.units[table.name] = intake.units
     if intake.good.height:
         intake.ignored -= {*intake.good.rows().collect_schema()} - {"shard"}
     return intake

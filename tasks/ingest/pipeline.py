@@ -84,8 +84,9 @@ def ingest(
             "--query selects from one SQL database. Expected one source such as postgresql://HOST/DATABASE "
             "without #TABLE; name a table in the others, or leave --query out."
         )
-    request = Request(scenario, store, sources, mapping, settings, max_bad_share)
     tables = _stored(scenario, store)
+    units = _stored_units(scenario, store) if tables else {}
+    request = Request(scenario, store, sources, mapping, settings, max_bad_share, units)
     with scratch("ingest") as folder:
         intakes = {}
         for name, source in sources.items():
@@ -118,7 +119,8 @@ def read_checked(
     """
     settings = {**options, **fixed_options(scenario, store, {**options, "shards": None})}
     with scratch("read") as folder:
-        request = Request(scenario, store, {name: source}, mapping, settings, max_bad_share)
+        units = _stored_units(scenario, store)
+        request = Request(scenario, store, {name: source}, mapping, settings, max_bad_share, units)
         intake = check_table(request, name, _stored(scenario, store), folder / name)
         refuse_unused(mapping, {name: intake})
         rules = by_rule(intake.bad.rows().collect())
@@ -228,7 +230,12 @@ def _write(request: Request, name: str, intake: Intake, folder: Path) -> IngestR
 
 def _keep_units(scenario: Scenario, store: Store, name: str, units: Mapping[str, str]) -> None:
     """Add the units of a table's columns to those in the store, so that the next ingest can compare its own."""
-    path = Layout(scenario.name).units
-    stored_units = store.get_json(path) or {}
+    stored_units = _stored_units(scenario, store)
     if units != stored_units.get(name, {}):
-        store.put_json(path, {**stored_units, name: {**units}})
+        store.put_json(Layout(scenario.name).units, {**stored_units, name: {**units}})
+
+
+def _stored_units(scenario: Scenario, store: Store) -> dict[str, dict[str, str]]:
+    """By table, the units of its columns that earlier ingests left out."""
+    units: dict[str, dict[str, str]] = store.get_json(Layout(scenario.name).units) or {}
+    return units

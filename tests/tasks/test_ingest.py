@@ -947,6 +947,12 @@ def test_a_unit_of_earlier_files_is_the_unit_of_the_next_ones(store, tmp_path):
     same = csv(tmp_path, f"{header}A,N,2024-01-15,1,22 bar\n".replace("Price", "price"), "d.csv")
     assert "is left out" in read(store, "history", same, SALES).alike[0]
     assert table(store)["Price"].to_list() == [20.0, 21.0, 22.0]
+    plan = csv(tmp_path, "sku,store,week,price\nA,N,2024-01-22,23 kPa\n", "plan.csv")
+    with pytest.raises(SourceError, match="'Price' are in kPa, those of earlier files in bar"):
+        read(store, "plan", plan, SALES)
+    other = Store(str(tmp_path / "other"))
+    with pytest.raises(SourceError, match="'price' are in kPa, those of earlier files in bar"):
+        ingest.fn(SALES, other, {"history": same, "plan": plan}, {}, 4, 0.05)
 
 
 @pytest.mark.parametrize("name", ["#", "No.", "__index_level_0__"])
