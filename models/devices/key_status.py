@@ -44,16 +44,16 @@ def of_sensors(model: Model, block: Block, rungs: pl.DataFrame, options: Options
         grid = block.grid.take(at)
         length[at], chance[at] = presence.last_runs(model.rows("sensors", grid.keys), grid)
     varies = ~rungs["rung"].is_in(DISCRETE_RUNGS[:1]).fill_null(False).to_numpy()
-    flat = (chance <= options.alpha) & (length >= _FLAT_LENGTH) & varies & (count > 0)
+    is_flat = (chance <= options.alpha) & (length >= _FLAT_LENGTH) & varies & (count > 0)
     rung = pl.Series(RUNGS, dtype=pl.String).gather(block.rung)
     frame = rungs.with_columns(
         pl.Series("count", count),
         pl.Series("is_silent", is_silent),
-        pl.Series("flat", flat),
+        pl.Series("is_flat", is_flat),
         pl.Series("run", length),
         rung.alias("own"),
     )
-    return frame.select(*KEY, _status(), _rung(), _reason())
+    return frame.select(*KEY, _status(), pl.when(~_NOTHING).then("own").alias("rung"), _reason())
 
 
 _OWN = ~pl.col("own").is_in(["pooled", "none"])
@@ -71,10 +71,6 @@ def _status() -> pl.Expr:
     )
 
 
-def _rung() -> pl.Expr:
-    return pl.when(~_NOTHING).then("own").alias("rung")
-
-
 def _reason() -> pl.Expr:
     last = pl.col("last").dt.strftime("%Y-%m-%d %H:%M")
     few = pl.format("too few readings in the history for a detector of its own: {}", "readings")
@@ -84,7 +80,7 @@ def _reason() -> pl.Expr:
         .then(silent)
         .when(pl.col("count") == 0)
         .then(pl.lit("no reading in the hour, which is not unusual for it"))
-        .when(pl.col("flat"))
+        .when(pl.col("is_flat"))
         .then(pl.format("flat: the same value in the last {} readings or more", "run"))
         .when(~_OWN, pl.col("readings").is_null())
         .then(pl.lit("new: not known at training"))

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import polars as pl
 
@@ -18,8 +18,10 @@ class Search(ABC):
     part in the search: it judges the winner.
     """
 
-    space: ClassVar[Space]
-    """The search space: the options of `fit` and `prepare_shard` that a trial sets, and their choices."""
+    @property
+    @abstractmethod
+    def space(self) -> Space:
+        """The search space: the options of `fit` and `prepare_shard` that a trial sets, and their choices."""
 
     @abstractmethod
     def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
