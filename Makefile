@@ -35,9 +35,9 @@ undeploy:
 test: install
 	$(MAKE) --jobs=2 check pytest
 
-# In three processes, of which some wait, each with servers of its own; the tests of one file stay together.
+# In four processes, of which some wait, each with servers of its own; the tests of one file stay together.
 pytest: install
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=25
 
 # Tests that need neither a server nor processes of their own, and the examples in docstrings.
 quick: install

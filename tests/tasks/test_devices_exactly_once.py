@@ -170,7 +170,7 @@ def die(*_, **__):
 
 where, uri, source = sys.argv[1:]
 if where == "before the commit":
-    tasks.storage.upsert._merge = die
+    tasks.storage.upsert._merger = die
 elif where == "between two commits":
     tasks.storage.upsert._FEW = 10
     tasks.storage.upsert.write_deltalake = die
@@ -225,7 +225,7 @@ def test_an_ingest_that_was_killed_is_done_by_the_next_as_if_nothing_had_happene
     [
         "tasks.ingest.checking.with_shard",
         "tasks.ingest.pipeline.upsert",
-        "tasks.storage.upsert._merge",
+        "tasks.storage.upsert._merger",
         "tasks.ingest.pipeline.quarantine",
     ],
 )
