@@ -23,13 +23,14 @@ _WEEKDAY = (
 _WEEK = r"(?i)(?:w|kw|cw|wk|week)"
 _DATE = r"\d{1,4}[./-]\d{1,2}[./-]\d{2,4}"
 _DAYS_OF_WEEK = r"^(\d{1,2})\.(\d{1,2})\.? ?(?:-|–|bis) ?\d{1,2}\.(\d{1,2})\.(\d{4})$"
+_BOTH_DAYS = rf"^({_DATE})(?: (?:-|–|to|bis) |/){_DATE}$"
 _TIDY = (
     (r"^/Date\((\d+)(?:[+-]\d{4})?\)/$", "${1}"),
     (r"^(\d{9,19}),(\d+)$", "${1}.${2}"),
     (r"(Z|[+-]\d\d:?\d\d)\[[\w/+-]+\]$", "${1}"),
     (_WEEKDAY, ""),
     (r"(?i)^(?:w/?c|w/b|week (?:of|commencing|beginning|starting)):? +", ""),
-    (rf"^({_DATE})(?: (?:-|–|to|bis) |/){_DATE}$", "${1}"),
+    (_BOTH_DAYS, "${1}"),
     (r"^'(\d)", "${1}"),
     (r" ?\([^)]*\)$", ""),
     (r"^((?:19|20)\d\d)(\d\d)(\d\d)[T ]?2400(?:00)?$", "${1}-${2}-${3} 24:00"),
@@ -84,6 +85,16 @@ def tidied(text: pl.Series) -> pl.Series:
     ['29 Jan 2024 10:30 +01:00', '29.01.2024 10:30:00']
     """
     return _rewritten(_first_days(text), _TIDY)
+
+
+def is_range(text: pl.Series) -> pl.Series:
+    """Whether text has the first and the last day of a range; it is read as the first.
+
+    >>> is_range(pl.Series(["01.02.-05.02.2024", "2024-02-01 to 2024-02-05", "2024-02-01"])).to_list()
+    [True, True, False]
+    """
+    text = text.str.strip_chars()
+    return text.str.contains(_DAYS_OF_WEEK) | text.str.contains(_BOTH_DAYS)
 
 
 def as_iso(text: pl.Series) -> pl.Series:

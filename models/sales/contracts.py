@@ -17,6 +17,7 @@ from models.sales.panel import END, IN_STOCK
 from models.sales.successors import PREDECESSOR
 from models.scenario import Frames, Table
 from models.schemas import dy
+from models.time_notations import is_range
 from models.times import days
 
 Returns = Literal["net", "zero"]
@@ -215,6 +216,11 @@ class Days(Table):
     """Days of events. The name of a single store's event includes the store, so that each store has its own dates."""
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
+        if raw["date"].dtype == pl.String and (ranges := raw.filter(is_range(raw["date"]))).height:
+            raise ContractError(
+                f"{self.name}: date is {ranges['date'][0]!r} for {ranges['name'][0]}. Expected one day: give each day of "
+                "the event a row of its own."
+            )
         column = next((name for name in raw.columns if name.strip().casefold() == "store"), None)
         if column is None:
             return super().accept(raw, options)

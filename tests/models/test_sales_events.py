@@ -146,3 +146,10 @@ def test_events_without_a_store_stay_as_they_were():
     raw = pl.DataFrame({"name": ["fair"], "date": ["2024-05-01"], "store": ["*"]}).with_row_index(ROW)
     assert TABLES["events"].accept(raw, {}).good.rows() == [("fair", date(2024, 5, 1), None)]
     assert TABLES["events"].accept(raw.drop("store"), {}).good.rows() == [("fair", date(2024, 5, 1))]
+
+
+@pytest.mark.parametrize("text", ["01.02. - 05.02.2024", "2024-02-01 to 2024-02-05"])
+def test_an_event_of_several_days_is_not_read_as_its_first_day(text):
+    raw = pl.DataFrame({"name": ["fair", "fair"], "date": ["2024-03-01", text]})
+    with pytest.raises(ContractError, match=r"give each day of the event a row of its own"):
+        TABLES["events"].accept(raw, {})
