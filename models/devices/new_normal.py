@@ -30,7 +30,7 @@ from models.devices.channels import LEVEL_WEIGHTS
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.model import Model
 from models.devices.options import Options
-from models.devices.pace import GRIDS, of_devices, paces_in, panels, portions
+from models.devices.pace import of_devices, paces_in, panels
 from models.devices.training import files_of, fit_grid, frames_of, one_joint
 from models.scenario import Scores
 
@@ -79,30 +79,10 @@ def with_new_normal(
     All sensors have the same `pace`. Readings in labelled `faults` (device, tag, start, end) never become normal.
     """
     step = pace * options.step
-    suspects = _suspects(scores.rows)
-    if not hold_of(options.hold_hours, step) or suspects.is_empty():
+    hold, suspects = hold_of(options.hold_hours, step), _suspects(scores.rows)
+    if not hold or suspects.is_empty():
         return scores
     keys = scores.keys.select(*KEY).join(suspects, on="device", how="semi").sort(*KEY)
-    intervals = memory_of(options.hold_hours, step) // step
-    for some in portions(keys, GRIDS * options.cells // intervals):
-        scores = _compared(scores, some, readings, faults, first, until, options, scorer, model, step)
-    return scores
-
-
-def _compared(
-    scores: Scores,
-    keys: pl.DataFrame,
-    readings: pl.LazyFrame,
-    faults: pl.DataFrame,
-    first: datetime,
-    until: datetime,
-    options: Options,
-    scorer: Scorer,
-    model: Model,
-    step: timedelta,
-) -> Scores:
-    """`scores` with those of `keys` compared with the keys' own past; all others are unchanged."""
-    hold = hold_of(options.hold_hours, step)
     past = scorer(model, keys, first - memory_of(options.hold_hours, step), first).rows
     shifts = _lasting(past.filter(pl.col("time") >= first - hold), first - hold, hold)
     usual = outside(past, faults, step)

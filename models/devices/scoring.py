@@ -27,7 +27,7 @@ from models.devices.detectors import DETECTORS
 from models.devices.grid import LOOKBACK, Floats, Grid, panel_of, with_timezone
 from models.devices.model import DISCRETE_RUNGS, ROBUST_RUNGS, RUNGS, Model
 from models.devices.options import HIGHEST_ALPHA, Options
-from models.devices.pace import at_pace, by_pace, ceiling, floor, of_devices, portions
+from models.devices.pace import GRIDS, at_pace, by_pace, ceiling, floor, of_devices, portions
 from models.devices.rows import CAUSES, SCORES, Block, rows_of, with_verdict
 from models.scenario import Scores
 
@@ -53,8 +53,10 @@ def score(
         return score_span(by, readings, some, first, until, options)
 
     first, labels = as_of - HOUR, pl.DataFrame() if faults is None else faults
+    memory = max(1, new_normal.memory_of(options.hold_hours, options.step) // options.step)
+    size = min(options.cells // (LOOKBACK + HOUR // options.step), GRIDS * options.cells // memory)
     parts = []
-    for portion in portions(keys.sort(*KEY), options.cells // (LOOKBACK + HOUR // options.step)):
+    for portion in portions(keys.sort(*KEY), size):
         for pace, some in by_pace(model.frames, portion):
             scores = scorer(model, some, first, as_of)
             parts.append(
