@@ -40,6 +40,7 @@ REQUESTS = {
     "GET operation": f"{_DEPLOYMENT}/operationstatuses/read",
     "GET group": f"{_GROUP}/read",
     "DELETE group": f"{_GROUP}/delete",
+    "GET deletion": f"{_GROUP}/operationResults/read",
     "POST stop": f"{_GROUP}/stop/action",
     "GET logs": f"{_GROUP}/containers/logs/read",
 }
@@ -77,8 +78,12 @@ def needed_by_template(template: dict[str, Any]) -> list[str]:
     needed = [f"{one['type']}/write" for one in template["resources"]]
     if re.search(r"userAssignedIdentities/", text):
         needed.append("Microsoft.ManagedIdentity/userAssignedIdentities/almanac-runs/assign/action")
-    if "listKeys(" in text:
-        needed.append("Microsoft.OperationalInsights/workspaces/listKeys/action")
+    looked_up = {"listKeys(": "listKeys/action", "reference(": "read"}
+    needed += [
+        f"Microsoft.OperationalInsights/workspaces/{action}"
+        for function, action in looked_up.items()
+        if function in text
+    ]
     if any(one["properties"].get("subnetIds") for one in template["resources"]):
         needed.append("Microsoft.Network/virtualNetworks/subnets/join/action")
     return needed

@@ -36,6 +36,9 @@ _LIST = re.compile(
 _STOP = re.compile(_GROUP.pattern.replace("$", "/stop$"))
 _LOGS = re.compile(_GROUP.pattern.replace("$", "/containers/[^/]+/logs$"))
 _OPERATION = re.compile(r"/operations/([^/]+)$")
+_DELETION = re.compile(_GROUP.pattern.replace("$", "/operationResults/1$"))
+_OF_SUBSCRIPTION = re.compile(r"/subscriptions/[^/]+/operationresults/[^/]+$")
+"""The result of deleting a deployment record. No role on a resource group allows to read it."""
 _KINDS = {
     "list": _LIST,
     "deployment": _DEPLOYMENT,
@@ -43,6 +46,7 @@ _KINDS = {
     "stop": _STOP,
     "logs": _LOGS,
     "operation": _OPERATION,
+    "deletion": _DELETION,
 }
 _SOON = {"retry-after-ms": "50"}
 
@@ -98,6 +102,12 @@ class ResourceManager:
                 if missing := lacking(needed, self.may):
                     return 403, _error("AuthorizationFailed", f"The client may not {', '.join(missing)}"), {}
                 return getattr(self, f"_{method.lower()}_{kind}")(match[1], body)
+        if _OF_SUBSCRIPTION.search(path):
+            return (
+                403,
+                _error("AuthorizationFailed", "The client may not read operations of the subscription"),
+                {},
+            )
         return 404, _error("NotFound", path), {}
 
     def _get_list(self, path: str, _: Any) -> Answer:
@@ -119,7 +129,7 @@ class ResourceManager:
     def _delete_deployment(self, name: str, _: Any) -> Answer:
         if self.records.pop(name, None) is None:
             return 204, {}, {}
-        return 202, {}, {"Location": f"{self.url}/operations/{name}", **_SOON}
+        return 202, {}, {"Location": f"{self.url}/subscriptions/0/operationresults/{name}", **_SOON}
 
     def _put_deployment(self, name: str, body: Any) -> Answer:
         if len(self.records) + len(self.deployments) >= MOST_RECORDS and not self._groomed():
@@ -162,7 +172,13 @@ class ResourceManager:
         if name not in self.groups:
             return 204, {}, {}
         kill(self.groups.pop(name))
-        return 200, {"name": name}, {}
+        where = (
+            f"/subscriptions/0/resourceGroups/g/providers/Microsoft.ContainerInstance/containerGroups/{name}"
+        )
+        return 202, {}, {"Location": f"{self.url}{where}/operationResults/1", **_SOON}
+
+    def _get_deletion(self, name: str, _: Any) -> Answer:
+        return 204, {}, {}
 
     def _start(self, name: str, properties: dict[str, Any]) -> subprocess.Popen[bytes]:
         """The container's command, with its environment and no more, where the image has the flows."""

@@ -59,8 +59,9 @@ def expire_deployment_records(group: str, record_days: int, now: datetime, *, dr
             and one.properties.timestamp < now - timedelta(days=record_days)
         ]
         if not dry_run:
-            for poller in [deployments.begin_delete(name, record) for record in old]:
-                poller.result()
+            for record in old:
+                # Only who may read operations of the whole subscription could wait for the result.
+                deployments.begin_delete(name, record, polling=False)
         return sorted(old)
 
     records: list[str] = _answer(group, expire)
