@@ -13,7 +13,7 @@ starts the worker, and fills in the work pool's template.
 
   --prefect-api-url URL  a Prefect server that exists, or Prefect Cloud
   --self-hosted          a Prefect server of our own on PostgreSQL, in a virtual network
-  --name NAME            first part of every name (default: almanac)
+  --name NAME            first part of every name: 3 to 11 small letters and digits (default: almanac)
   --tag TAG              tag of the images (default: the short commit)
   --pool POOL            work pool that the worker serves (default: azure-container-instance)
   --closed               the store answers the runs' subnet only, the registry only container groups by identity
@@ -63,6 +63,10 @@ done
 
 [[ -n "$group" ]] || fail "--resource-group is missing. See --help."
 [[ -n "$location" ]] || fail "--location is missing. See --help."
+[[ "$name" =~ ^[a-z][a-z0-9]{2,10}$ ]] ||
+  fail "--name $name: Azure takes this in no name of an account. Expected 3 to 11 small letters and digits, a letter first."
+[[ "$api" != *@* ]] ||
+  fail "--prefect-api-url carries a credential. Expected https://HOST/api; set PREFECT_API_AUTH_STRING, and revoke this one."
 if $own; then
   [[ -z "$api" ]] || fail "--self-hosted and --prefect-api-url exclude each other."
   [[ -n "${POSTGRESQL_PASSWORD:-}" ]] || fail "POSTGRESQL_PASSWORD is not set; it becomes the database's password."
@@ -81,8 +85,12 @@ if ! $yes; then
   [[ "$answer" == [yY] ]] || fail "nothing was done."
 fi
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+work=$(mktemp -d) open=false
+finish() {
+  if $open; then deploy >/dev/null && echo "The registry is closed again." >&2; fi
+  rm -rf "$work"
+}
+trap finish EXIT
 chmod 700 "$work"
 
 # Secrets go through a file that only this user may read: a command line can be seen by others.
@@ -113,6 +121,7 @@ value() {
 
 az group create --name "$group" --location "$location" --only-show-errors --output none
 echo "1/4 storage, registry, identities, logs" >&2
+open=$closed
 deploy building=true >"$work/first.json"
 registry=$(value "$work/first.json" registry)
 registry=${registry%%.*}
@@ -123,6 +132,7 @@ build almanac-worker deployments/worker/Dockerfile
 
 echo "3/4 worker" >&2
 deploy workerImage="almanac-worker:$tag" >"$work/outputs.json"
+open=false
 
 echo "4/4 work pool" >&2
 python3 -c 'import json, sys; print(json.dumps(json.load(open(sys.argv[1]))["poolVariables"]["value"]))' \

@@ -21,6 +21,17 @@ SECRETS = {
     "PREFECT_API_AUTH_STRING": "u:secret",
 }
 
+WORDS = (
+    "--resource-group",
+    "g",
+    "--location",
+    "westeurope",
+    "--prefect-api-url",
+    "https://prefect.example/api",
+    "--tag",
+    "7",
+)
+
 AZ = """#!/usr/bin/env bash
 printf '%s\\n' "$*" >> "$CALLS"
 for word in "$@"; do
@@ -98,25 +109,21 @@ def test_scripts_are_valid_stop_at_errors_and_explain_themselves(name, script):
             "PREFECT_API_AUTH_STRING is not set",
         ),
         (["--resource-grup", "g"], {}, "--resource-grup is not an option"),
+        ([*WORDS, "--name", "My-App"], {}, "--name My-App: Azure takes this in no name of an account"),
+        ([*WORDS, "--name", "almanacforall"], {}, "Expected 3 to 11 small letters and digits"),
+        (
+            [*WORDS, "--prefect-api-url", "https://admin:word@prefect.example/api"],
+            {},
+            "--prefect-api-url carries a credential. Expected https://HOST/api",
+        ),
     ],
 )
 def test_what_is_missing_is_named_before_anything_is_done(script, words, environment, message):
     output = script("deploy.sh", *words, **environment)
     assert output.status == 2
     assert message in output.err
+    assert "word@" not in output.err
     assert output.calls == []
-
-
-WORDS = (
-    "--resource-group",
-    "g",
-    "--location",
-    "westeurope",
-    "--prefect-api-url",
-    "https://prefect.example/api",
-    "--tag",
-    "7",
-)
 
 
 def test_nothing_is_deployed_without_a_yes_and_the_costs_are_told_first(script):

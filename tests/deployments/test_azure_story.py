@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 from tests.deployments.test_azure_permissions import BODY, DEPLOYMENTS
 from tests.deployments.test_azure_schemas import SCHEMAS, faults
 from tests.resource_manager import MOST_RECORDS, ResourceManager
-from tests.subscription import Subscription, answering
+from tests.subscription import Refusal, Subscription, answering
 
 EXISTING = ("--prefect-api-url", "https://prefect.example/api")
 SECRETS = {"POSTGRESQL_PASSWORD": "word", "PREFECT_API_AUTH_STRING": "u:word"}
@@ -118,6 +118,22 @@ def test_what_azure_refuses_stops_the_deployment_with_its_message(azure):
     subscription.taken.clear()
     subscription.manager.records |= {str(n): ("Succeeded", datetime.now(UTC)) for n in range(MOST_RECORDS)}
     refused("DeploymentQuotaExceeded")
+
+
+def test_a_registry_that_was_opened_to_build_images_is_closed_again_if_one_cannot_be_built(
+    azure, monkeypatch
+):
+    def fail(_: object) -> None:
+        raise Refusal("the build failed")
+
+    monkeypatch.setattr(azure.subscription, "_acr_build", fail)
+    output = azure.deploy("one", *EXISTING, "--closed")
+    assert output.returncode != 0
+    assert "The registry is closed again." in output.stderr
+    (registry,) = [
+        one for one in azure.subscription.resources.values() if one["type"].endswith("/registries")
+    ]
+    assert registry["properties"]["networkRuleSet"]["defaultAction"] == "Deny"
 
 
 @pytest.mark.skipif(not SCHEMAS.exists(), reason=f"no Azure schemas at {SCHEMAS}")

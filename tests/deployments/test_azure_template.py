@@ -305,6 +305,32 @@ def test_a_server_of_our_own_and_its_database_have_no_public_address():
     assert "'database')" in variables["databaseSubnet"]
 
 
+VERIFIES = """
+import asyncio, ssl
+from unittest.mock import patch
+from prefect.server.database.dependencies import provide_database_interface
+with patch("prefect.server.database.configurations.create_async_engine") as create:
+    asyncio.run(provide_database_interface().engine())
+context = create.call_args.kwargs["connect_args"]["ssl"]
+print(context.verify_mode == ssl.CERT_REQUIRED and context.check_hostname and bool(context.get_ca_certs()))
+"""
+
+
+def server_environment() -> dict[str, str]:
+    """The environment of the Prefect server in Azure."""
+    (group,) = [one for one in Template(TEMPLATE, **OWN).resources() if one["name"] == "almanac-server"]
+    (container,) = group["properties"]["containers"]
+    variables = container["properties"]["environmentVariables"]
+    return {one["name"]: one.get("value", one.get("secureValue")) for one in variables}
+
+
+def test_the_server_sends_the_password_of_its_database_over_a_verified_connection_only(tmp_path):
+    variables = server_environment() | {"PREFECT_HOME": str(tmp_path)}
+    words = [sys.executable, "-c", VERIFIES]
+    process = subprocess.run(words, env=variables, capture_output=True, text=True)
+    assert process.stdout.splitlines()[-1:] == ["True"], process.stderr
+
+
 ANSWERS = """
 import json
 from fastapi.testclient import TestClient
@@ -317,12 +343,7 @@ print(json.dumps([allowed, client.get("/ui-settings").json()["api_url"]]))
 
 
 def test_the_server_answers_no_other_web_page_and_its_ui_asks_the_address_that_it_came_from(tmp_path):
-    (group,) = [one for one in Template(TEMPLATE, **OWN).resources() if one["name"] == "almanac-server"]
-    (container,) = group["properties"]["containers"]
-    variables = {
-        one["name"]: one.get("value", one.get("secureValue"))
-        for one in container["properties"]["environmentVariables"]
-    }
+    variables = server_environment()
     del variables["PREFECT_API_DATABASE_CONNECTION_URL"]
     process = subprocess.run(
         [sys.executable, "-c", ANSWERS],
@@ -397,9 +418,7 @@ def test_the_worker_is_told_where_the_server_is_and_its_keys_securely():
 def test_a_password_with_any_character_reaches_the_database():
     from sqlalchemy import make_url
 
-    (server,) = [r for r in Template(TEMPLATE, **OWN).resources() if r["name"] == "almanac-server"]
-    variables = server["properties"]["containers"][0]["properties"]["environmentVariables"]
-    (url,) = [make_url(v["secureValue"]) for v in variables if v["name"].endswith("CONNECTION_URL")]
+    url = make_url(server_environment()["PREFECT_API_DATABASE_CONNECTION_URL"])
     assert url.password == OWN["postgresqlPassword"]
     assert url.host.endswith(".postgres.database.azure.com")
 
