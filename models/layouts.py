@@ -110,16 +110,23 @@ def day(column: str, order: DateOrder | None) -> pl.Expr:
 def beside(
     base: SourceFile, side: SourceFile, on: Sequence[str], on_day: Mapping[str, str], order: DateOrder | None
 ) -> SourceFile:
-    """`base` with the columns of `side` that it lacks, joined by `on` and the day. `ContractError` if no row matches.
+    """`base` with the columns of `side` that it lacks, joined by `on` and the day.
 
-    `on_day` maps the day column of the base to that of the side.
+    `on_day` maps the day column of the base to that of the side. Raises `ContractError` if no row matches, or several that
+    differ.
     """
     ((own_day, other_day),) = on_day.items()
     here, there = base.columns, side.columns
     extra = [c for c in there if c not in here and c not in (*on, other_day)]
     keys = [pl.col(c).cast(pl.String).str.strip_chars().alias(f"| {c}") for c in on]
     names = [f"| {c}" for c in (*on, "day")]
-    other = side.frame.select(*keys, day(other_day, order).alias("| day"), *extra).unique(names, keep="last")
+    other = side.frame.select(*keys, day(other_day, order).alias("| day"), *extra).unique()
+    several = other.filter(pl.struct(names).is_duplicated()).select(names).sort(names).head(1).collect()
+    if several.height:
+        raise ContractError(
+            f"{side.name}: several rows of {' '.join(map(str, several.row(0)))} differ. Expected one row for each "
+            f"{' and '.join((*on, other_day))}. Remove the others."
+        )
     own = base.frame.with_columns(*keys, day(own_day, order).alias("| day"))
     if own.join(other, on=names, how="semi").head(1).collect().is_empty():
         raise ContractError(

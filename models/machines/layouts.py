@@ -24,14 +24,30 @@ _RANGE = ("start", "end")
 
 
 def _by_tag(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
-    """Telemetry with a row per reading, converted to a row per machine and time with a column per tag."""
+    """Telemetry with a row per reading, converted to a row per machine and time with a column per tag.
+
+    Raises `ContractError` if a tag has two values at one time, also in two files.
+    """
     if request.table != "telemetry":
         return list(files)
-    return [SourceFile(file.name, _pivot(file, request)) for file in files]
+    rows = pl.concat([_readings(file, request) for file in files], how="diagonal_relaxed")
+    readings = rows.unique(maintain_order=True).collect()
+    place = [c for c in readings.columns if c in ("machine_id", "time")]
+    several = readings.filter(pl.struct(*place, "tag").is_duplicated()).sort(
+        *place, "tag", maintain_order=True
+    )
+    if several.height:
+        at = " ".join(map(str, several.select(place).row(0)))
+        raise ContractError(
+            f"{request.source}: {several['tag'][0]} of {at} has several values: "
+            f"{' and '.join(map(str, several['value'].head(2)))}. Expected one value. Remove the others."
+        )
+    wide = readings.pivot("tag", index=place, values="value", maintain_order=True)
+    return [SourceFile(files[0].name if len(files) == 1 else request.source, wide.lazy())]
 
 
-def _pivot(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
-    """Raises `ContractError` if the tag or value is missing, or a tag has two values at one time."""
+def _readings(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
+    """The machine, time, tag and value of each reading. Raises `ContractError` if the tag or value is missing."""
     columns = file.columns
     usual = {
         "machine_id": _MACHINE_IDS,
@@ -50,16 +66,8 @@ def _pivot(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
             f"{file.name}: column '{name}' is missing. Found: {', '.join(columns)}. "
             f"Map it with --column {name}=NAME_IN_THE_FILE."
         )
-    place = [c for c in (sources["machine_id"], sources["time"]) if c]
-    readings = file.frame.select(*place, tag, value).drop_nulls(tag).unique(maintain_order=True).collect()
-    twice = readings.filter(pl.struct(*place, tag).is_duplicated())
-    if twice.height:
-        at = " ".join(map(str, twice.select(place).row(0)))
-        raise ContractError(
-            f"{file.name}: {tag} {twice[tag][0]} of {at} has several values: "
-            f"{' and '.join(map(str, twice[value].head(2)))}. Expected one value. Remove the others."
-        )
-    return readings.pivot(tag, index=place, values=value, maintain_order=True).lazy()
+    present = {new: name for new, name in sources.items() if name}
+    return file.frame.select(pl.col(name).alias(new) for new, name in present.items()).drop_nulls("tag")
 
 
 def _by_file(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:

@@ -7,12 +7,14 @@ from datetime import date, timedelta
 import polars as pl
 
 from models.errors import ContractError
-from models.layouts import Layout, LayoutRequest, SourceFile, beside, day
+from models.layouts import Layout, LayoutRequest, SourceFile, beside, day, with_header
+from models.times import days
 
 ONE_STORE = {"store": "all"}
 _TARGETS = ("target_value", "demand", "workforce_demand", "metric_value", "number_of_instances")
 _ITEMS = ("item_id", "workforce_type", "metric_name", "instance_type")
 _PLACES = ("location", "store_id", "store", "location_id", "region")
+_FIRST = 200
 _M5_BEGINS = date(2011, 1, 29)
 _DAY_COLUMN = re.compile(r"d_(\d+)", re.IGNORECASE)
 
@@ -34,6 +36,7 @@ def _item_and_store(files: Sequence[SourceFile], _: LayoutRequest) -> list[Sourc
 
 def _forecast(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """The target series joined with the related series; for the plan, the related series. Item metadata is left out."""
+    files = [_with_names(file) for file in files]
     dated_files = [file for file in files if "timestamp" in file.columns]
     targets = [file for file in dated_files if {*_TARGETS} & {*file.columns}]
     sides = [file for file in dated_files if file not in targets]
@@ -49,10 +52,39 @@ def _forecast(files: Sequence[SourceFile], request: LayoutRequest) -> list[Sourc
     return series or list(files)
 
 
+def _with_names(file: SourceFile) -> SourceFile:
+    """A target series without a header, which Amazon Forecast did not need, with names after what its columns hold.
+
+    Raises `ContractError` if they are not a time, a number and a text.
+    """
+    rows = with_header(file, [f"column {n}" for n in range(1, len(file.columns) + 1)])
+    if "timestamp" in file.columns or "column 1" not in rows.columns:
+        return file
+    sample = rows.frame.head(_FIRST).select(pl.all().cast(pl.String)).collect()
+    kinds = [
+        "target_value"
+        if c.cast(pl.Float64, strict=False).is_not_null().all()
+        else "timestamp"
+        if days(c).is_not_null().all()
+        else "item_id"
+        for c in sample
+    ]
+    if "timestamp" not in kinds:
+        return file
+    if sorted(kinds) != ["item_id", "target_value", "timestamp"]:
+        raise ContractError(
+            f"{file.name}: the first line has no names. Expected names such as item_id, timestamp and target_value, in the "
+            "order of the schema. Add them as the first line."
+        )
+    return SourceFile(file.name, rows.frame.rename(dict(zip(sample.columns, kinds, strict=True))))
+
+
 def _walmart(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """The files of the table in a folder of the competition, with the features of each week, dated by its first day."""
     if request.table == "stores":
-        return [file for file in files if "Date" not in file.columns] or list(files)
+        return [file for file in files if "Store" in file.columns and "Date" not in file.columns] or list(
+            files
+        )
     dated_files = [file for file in files if "Date" in file.columns]
     sales = [file for file in dated_files if "Weekly_Sales" in file.columns]
     plans = [file for file in dated_files if file not in sales and "Dept" in file.columns]
@@ -135,6 +167,7 @@ LAYOUTS = {
         "the last underscore",
         {"week": ("ds",), "units": ("y",)},
         arrange=_item_and_store,
+        names=("unique_id",),
     ),
     "amazon-forecast": Layout(
         "Amazon Forecast: the target series (item_id, timestamp, demand or target_value, location) and, in the same "

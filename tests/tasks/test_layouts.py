@@ -57,7 +57,7 @@ def test_names_of_a_layout_are_known_in_any_case_unless_they_are_mapped(store, p
 
 
 def test_unique_id_of_nixtla_is_split_where_that_is_said(store, put):
-    source = put("a.csv", "unique_id,ds,y\nA_1_CA,2024-01-01,5\na/b_c,2024-01-01,6\nwhole,2024-01-01,7\n")
+    source = put("a.csv", "Unique_ID,ds,y\nA_1_CA,2024-01-01,5\na/b_c,2024-01-01,6\nwhole,2024-01-01,7\n")
     result = read(store, "history", source, SALES, layout="nixtla-stores", max_bad_share=0.5)
     assert sales(store, "units") == [("A_1", "CA", "2024-01-01", 5.0), ("a", "b_c", "2024-01-01", 6.0)]
     assert result.quarantined == 1
@@ -87,6 +87,30 @@ def test_related_series_of_amazon_forecast_are_covariates_and_the_plan(store, pu
     ]
     plan = store.scan("sales/plan").filter(pl.col("week") > date(2024, 1, 8)).collect()
     assert plan.select("sku", "store", "price").rows() == [("A", "N", 3.0)]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
+def test_target_series_of_amazon_forecast_need_no_header(store, put, order):
+    lines = [("A 1", "2024-01-01 00:00:00", "5.5"), ("A 1", "2024-01-08 00:00:00", "6.5")]
+    source = put("target.csv", "".join(",".join(line[i] for i in order) + "\n" for line in lines))
+    read(store, "history", source, SALES, layout="amazon-forecast")
+    assert sales(store, "units") == [("A 1", "all", "2024-01-01", 5.5), ("A 1", "all", "2024-01-08", 6.5)]
+
+
+def test_a_series_of_amazon_forecast_whose_columns_are_unclear_needs_a_header(store, put):
+    source = put("target.csv", "A,N,2024-01-01,5\nA,N,2024-01-08,6\n")
+    with pytest.raises(ContractError, match=r"target\.csv: the first line has no names"):
+        read(store, "history", source, SALES, layout="amazon-forecast")
+
+
+def test_related_series_with_rows_that_differ_are_refused(store, put, tmp_path):
+    put("f/target.csv", FORECAST["target.csv"])
+    put(
+        "f/related.csv",
+        "item_id,timestamp,price,location\n" + "A,2024-01-01,1,N\n" * 2 + "A,2024-01-01,2,N\n",
+    )
+    with pytest.raises(ContractError, match=r"related\.csv: several rows of A N 2024-01-01 differ"):
+        read(store, "history", str(tmp_path / "f"), SALES, layout="amazon-forecast")
 
 
 def test_related_series_that_fit_no_row_are_refused(store, put, tmp_path):
@@ -126,6 +150,7 @@ def test_a_folder_of_walmart_is_history_plan_and_stores_by_the_first_day_of_a_we
         "Store,Date,Temperature,MarkDown1,IsHoliday\n1,2010-02-05,42.31,NA,FALSE\n1,2010-02-12,38,1,TRUE\n",
     )
     put("w/stores.csv", "Store,Type,Size\n1,A,151315\n")
+    put("w/sampleSubmission.csv", "Id,Weekly_Sales\n1_7_2010-02-12,0\n")
     folder = str(tmp_path / "w")
     sources = dict.fromkeys(("history", "plan", "stores"), folder)
     ingest.fn(SALES, store, sources, {}, 4, 0.05, {"layout": "walmart"})
@@ -309,8 +334,15 @@ def test_readings_by_tag_are_a_column_per_sensor_and_are_not_taken_for_one_senso
 def test_two_values_of_a_tag_at_one_time_are_refused(store, put):
     source = put("t.csv", "Asset,time,Signal,value\n1,2024-01-01,vib,5\n1,2024-01-01,vib,6\n")
     mapping = {"machine_id": "Asset", "tag": "Signal"}
-    with pytest.raises(ContractError, match="Signal vib of 1 2024-01-01 has several values: 5 and 6"):
+    with pytest.raises(ContractError, match="vib of 1 2024-01-01 has several values: 5 and 6"):
         read(store, "telemetry", source, MACHINES, timezone="UTC", layout="tag-value", mapping=mapping)
+
+
+def test_readings_by_tag_may_be_in_a_file_per_tag(store, put):
+    source = str(Path(put("t/oil.csv", "machine_id,time,tag,value\n1,2024-01-01,oil,7\n")).parent)
+    put("t/vib.csv", "machine_id,time,tag,value\n1,2024-01-01,vib,5\n")
+    read(store, "telemetry", source, MACHINES, timezone="UTC", layout="tag-value")
+    assert fleet(store, "telemetry", "oil", "vib") == [("1", "01", 7.0, 5.0)]
 
 
 def test_a_file_may_be_named_after_its_machine(store, put):
