@@ -1,6 +1,7 @@
 """Keys that look like known ones: `101` beside `00101`, `1.0` beside `1`, `A 1` beside `a1`, `M7` beside `M07`."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 
 import polars as pl
 
@@ -8,6 +9,7 @@ from models.errors import ContractError
 from models.scenario import Scenario, Table
 from tasks.storage.staging import Staged
 
+_RECENT = timedelta(days=2)
 SUM = r"(?i)^\s*((grand|sub|overall)[ -]?)?(total|sum|summe|gesamt|gesamtsumme|gesamtergebnis|zwischensumme)s?\s*:?\s*$"
 
 
@@ -21,15 +23,18 @@ def alike(
     """Notes on keys that the scenario's first table has only in another spelling or, without covariates, not at all.
 
     `tables` are the tables, including rows ingested before this one. Raises `ContractError` if such keys exceed the
-    share `most` of a column's values. The first table is compared with itself and, if it is read whole, with the stored
-    rows; if it is read in batches, nothing is raised.
+    share `most` of a column's values. The first table is compared with itself and with the stored rows; if it is read in
+    batches, only with those of the last days, and nothing is raised.
     """
     first = next(iter(scenario.tables))
     is_first = table.name == first
     if not rows.height or (first not in tables and not is_first):
         return ()
     is_stream = is_first and table.rows_at_a_time is not None
-    reference = rows.rows().clear() if is_stream else tables.get(first, rows.rows().clear())
+    reference = tables.get(first, rows.rows().clear())
+    if is_stream and first in tables:
+        begin = rows.rows().select(pl.col("time").min() - _RECENT).collect().item()
+        reference = reference.filter(pl.col("time") >= begin)
     columns = {*table.unique} & {*scenario.key} & {*reference.collect_schema().names()}
     notes = []
     for column in sorted(columns):

@@ -208,9 +208,9 @@ def _messages(progress: Looked) -> Iterator[dict[str, Any]]:
         progress.rule = "file|empty"
         return
     if progress.file.uri.endswith(LINES):
-        for line in filter(None, map(bytes.strip, content.splitlines())):
+        for one in _of_json(content):
             progress.messages += 1
-            yield _message_of(line)
+            yield one
         return
     try:
         for block in block_reader(io.BytesIO(content)):
@@ -222,13 +222,26 @@ def _messages(progress: Looked) -> Iterator[dict[str, Any]]:
         progress.rule = f"file|unreadable after {progress.messages} messages: {what}"
 
 
-def _message_of(line: bytes) -> dict[str, Any]:
-    """A message that IoT Hub wrote as JSON. Any other line becomes the body of a message, which then breaks a rule."""
+def _of_json(content: bytes) -> Iterator[dict[str, Any]]:
+    """The messages that IoT Hub wrote as JSON: one in each line, or a list, which editors and scripts make of them.
+
+    Any other line or value becomes the body of a message, which then breaks a rule.
+    """
+    whole = _json(content) if content.lstrip().startswith(b"[") else None
+    if isinstance(whole, list):
+        yield from (v if isinstance(v, dict) else {"Body": json.dumps(v).encode()} for v in whole)
+        return
+    for line in filter(None, map(bytes.strip, content.splitlines())):
+        value = _json(line)
+        yield value if isinstance(value, dict) else {"Body": line}
+
+
+def _json(text: bytes) -> Any:
+    """The value of JSON text; None if it is not JSON."""
     try:
-        message = json.loads(line)
+        return json.loads(text)
     except (ValueError, RecursionError):
-        message = None
-    return message if isinstance(message, dict) else {"Body": line}
+        return None
 
 
 def _chunks(messages: Iterator[dict[str, Any]], at_a_time: int) -> Iterator[list[dict[str, Any]]]:
@@ -236,7 +249,8 @@ def _chunks(messages: Iterator[dict[str, Any]], at_a_time: int) -> Iterator[list
     size = 0
     for message in messages:
         chunk.append(message)
-        size += len(message.get("Body") or b"")
+        body = message.get("Body")
+        size += len(body) if isinstance(body, bytes | str) else 0
         if len(chunk) >= at_a_time or size >= _BYTES_AT_A_TIME:
             yield chunk
             chunk, size = [], 0

@@ -4,7 +4,7 @@ import codecs
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import polars as pl
@@ -31,7 +31,7 @@ def rows_of_json(source: str | bytes, head: bytes) -> pl.LazyFrame:
             frame = _of_document(pl.read_json(_rows_of(unpacked(source)), infer_schema_length=None)).lazy()
         else:
             frame = pl.scan_ndjson(source, infer_schema_length=None)
-            if len(frame.collect_schema()) == 1:
+            if len(_lists(frame.collect_schema())) == 1:
                 frame = _of_document(frame.collect()).lazy()
         return flat(frame)
     except (pl.exceptions.ComputeError, ValueError):
@@ -143,12 +143,19 @@ def _are_objects(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
+def _lists(schema: Mapping[str, pl.DataType]) -> list[str]:
+    """The names of lists of objects."""
+    return [
+        n for n, dtype in schema.items() if isinstance(dtype, pl.List) and isinstance(dtype.inner, pl.Struct)
+    ]
+
+
 def _of_document(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows of one document or, if each has a single member, of several."""
-    if rows.height != 1 and rows.width != 1:
+    """The rows of one document or several, such as the pages of an answer."""
+    if rows.height != 1 and rows.width != 1 and len(_lists(rows.schema)) != 1:
         return rows
     rows = flat(rows)
-    lists = [n for n, d in rows.schema.items() if isinstance(d, pl.List) and isinstance(d.inner, pl.Struct)]
+    lists = _lists(rows.schema)
     if (
         not lists
         and all(isinstance(dtype, pl.List) for dtype in rows.dtypes)
@@ -157,7 +164,7 @@ def _of_document(rows: pl.DataFrame) -> pl.DataFrame:
         return rows.explode(rows.columns)
     if len(lists) != 1:
         return rows
-    inner = rows.explode(lists[0])
+    inner = rows.filter(pl.col(lists[0]).list.len().ne_missing(0)).explode(lists[0])
     names = {*inner[lists[0]].struct.fields}
     return inner.drop(names & {*rows.columns} - {lists[0]}).unnest(lists[0])
 

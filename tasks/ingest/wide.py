@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from models.contracts import is_unknown
 from models.errors import ContractError
 from models.scenario import Table
 from models.times import DateOrder, days
 from tasks.ingest.alike import SUM
+from tasks.ingest.contents import LINES
 from tasks.ingest.sources import Source, SourceError, renaming
 from tasks.ingest.text import WEEK
 
@@ -21,10 +23,10 @@ def as_long(
     """`source`, or for a wide file its rows with one column for the names of its columns and one for their values.
 
     A file is wide if it lacks the two columns of `Table.wide` and has others in their place: those named after dates if
-    the names are dates, otherwise all that are not mapped. Empty cells give no row. A wide file of sensors without a
-    device belongs to the device that it is named after. A column of totals is left out. Each row at the end that lacks
-    a key, such as one of totals, stays one row. Raises `SourceError` for a wide file without `wide`, and for one whose
-    weeks have no year.
+    the names are dates, otherwise all that are not mapped. Empty cells give no row, nor do words such as NA among numbers.
+    A wide file of sensors without a device belongs to the device that it is named after. A column of totals is left out.
+    Each row at the end that lacks a key, such as one of totals, stays one row. Raises `SourceError` for a wide file without
+    `wide`, and for one whose weeks have no year.
     """
     if table.wide is None:
         return source
@@ -55,9 +57,12 @@ def as_long(
         )
     index_columns = [c for c in source.columns if c not in value_columns and not re.match(SUM, c)]
     keys = [renames.get(c, c) for c in table.required_columns if c not in (names, values, *gaps)]
+    frame = source.frame.with_columns(
+        pl.when(~is_unknown(pl.col(c))).then(c).alias(c) for c in _numbers(source, value_columns)
+    )
     lacks = pl.any_horizontal(pl.lit(False), *(pl.col(key).is_null() for key in keys if is_dated))
     is_footer = lacks.reverse().cum_min().reverse()
-    cells = source.frame.filter(~is_footer).unpivot(
+    cells = frame.filter(~is_footer).unpivot(
         value_columns, index=index_columns, variable_name=names, value_name=values
     )
     footers = source.frame.filter(is_footer).select(index_columns)
@@ -65,6 +70,14 @@ def as_long(
     if gaps:
         frame = frame.with_columns(pl.lit(_stem(source.name)).alias(column) for column in gaps)
     return Source(source.name, frame)
+
+
+def _numbers(source: Source, columns: Sequence[str]) -> list[str]:
+    """The `columns` of text whose first known values are all numbers."""
+    schema = source.frame.collect_schema()
+    texts = source.frame.select(c for c in columns if schema[c] == pl.String).head(LINES)
+    known = {c.name: c.filter(~is_unknown(c)) for c in Source(source.name, texts).rows()}
+    return [n for n, c in known.items() if c.len() and c.cast(pl.Float64, strict=False).is_not_null().all()]
 
 
 def _dates(name: str, columns: Sequence[str], order: DateOrder | None) -> list[str]:

@@ -33,7 +33,7 @@ def bring(store, source, *, scenario=DEVICES, mapping=None, shards=3, max_bad_sh
     (result,) = ingest.fn(
         scenario, store, {"readings": str(source)}, mapping or {}, shards, max_bad_share, options
     )
-    assert result.read == result.accepted + result.quarantined + result.superseded
+    assert result.read == result.accepted + result.quarantined + result.merged
     return result
 
 
@@ -129,6 +129,13 @@ def test_a_run_opens_no_more_files_of_the_readings_however_often_they_came(store
     assert len(store.table("devices/readings").file_uris()) <= FILES_OF_A_PARTITION
     assert table(store)["mean"].to_list() == list(range(2 * FILES_OF_A_PARTITION + 5))
     assert store.scan("devices/readings", version=3).collect().height == 4
+
+
+def test_devices_that_look_like_those_of_earlier_readings_are_told_once(store, tmp_path):
+    bring(store, csv(tmp_path, f"pump-1,t,{at(0)},1"))
+    (note,) = bring(store, csv(tmp_path, f"Pump-1,t,{at(60)},1")).alike
+    assert "'Pump-1' like 'pump-1'" in note
+    assert bring(store, csv(tmp_path, f"Pump-1,t,{at(120)},1")).alike == ()
 
 
 def test_devices_whose_names_look_alike_are_told_and_not_refused(store, tmp_path):
@@ -366,3 +373,12 @@ def test_messages_that_all_lack_a_mapped_member_are_refused_and_read_with_the_ri
     mapping = {"device": "id", "tag": "sensor", "time": "at", "value": "val"}
     (result,) = ingest.fn(DEVICES, store, {"readings": str(second)}, mapping, 4, 0.05)
     assert (result.accepted, result.files) == (1, 1)
+
+
+def test_a_list_of_messages_is_read_and_what_is_no_message_goes_to_quarantine(store, tmp_path):
+    hub = {"EnqueuedTimeUtc": "2024-01-01T00:00:00Z", "SystemProperties": {}}
+    body = {"device": "d", "tag": "t", "time": "2024-01-01T00:00:00Z", "value": 1}
+    content = [*({**hub, "Body": {**body, "value": n}} for n in range(30)), 7, {**hub, "Body": 7}]
+    (tmp_path / "list.json").write_text(json.dumps(content, indent=1))
+    result = bring(store, tmp_path / "list.json", max_bad_share=0.1)
+    assert (result.accepted, result.rules) == (30, {"body|object": 2})

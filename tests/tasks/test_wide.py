@@ -44,6 +44,15 @@ def test_a_wide_file_is_recognised_and_the_option_named(
         read(store, table, wide(tmp_path, text, "a.csv"), scenario, mapping=mapping)
 
 
+def test_unknown_cells_of_a_sensor_with_numbers_are_no_readings_and_words_of_a_state_are(store, tmp_path):
+    text = SENSORS.replace("2\n", "NA\n").replace("3,\n", "3,4\n").replace("\n", ",none\n")
+    source = wide(
+        tmp_path, text.replace("pressure,none", "pressure,alarm").replace("4,none", "4,hot"), "pump.csv"
+    )
+    result = read(store, "readings", source, DEVICES, mapping={"time": "timestamp"}, wide=True)
+    assert (result.read, result.quarantined) == (5, 0)
+
+
 def test_a_wide_file_may_have_one_sensor(store, tmp_path):
     source = wide(tmp_path, "time,temp\n2024-01-01T00:00:00Z,1\n", "pump.csv")
     read(store, "readings", source, DEVICES, wide=True)
