@@ -20,7 +20,12 @@ def joined(tables: Frames, as_of: date) -> Frames:
 
     A value in a row of sales or plan takes precedence, then one for the store, then one for all stores. The plan gets
     only covariates that are known for some week after `as_of`. Without a plan, they become a plan for all recent keys.
+    Words of a plan, stored by an earlier version in a column that has numbers in the history, are unknown.
     """
+    if "plan" in tables:
+        numbers = covariate_columns(tables["history"].collect_schema())
+        words = [name for name in text_columns(tables["plan"].collect_schema()) if name in numbers]
+        tables = {**tables, "plan": tables["plan"].with_columns(pl.col(words).cast(pl.Float64, strict=False))}
     if "covariates" not in tables:
         return tables
     rows = tables["covariates"].collect()

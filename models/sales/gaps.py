@@ -63,7 +63,9 @@ def changes_of_scale(rows: pl.LazyFrame, history: pl.LazyFrame, places: str, whe
     """
     schema = history.collect_schema()
     names = [
-        n for n, kind in rows.collect_schema().items() if kind.is_numeric() and n in schema and n != "shard"
+        n
+        for n, kind in rows.collect_schema().items()
+        if kind.is_numeric() and n != "shard" and n in schema and schema[n].is_numeric()
     ]
     ends = [pl.col(names).min().name.prefix("low "), pl.col(names).max().name.prefix("high ")]
     after, before = (frame.group_by("sku").agg(ends) for frame in (rows, history))

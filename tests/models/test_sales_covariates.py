@@ -18,7 +18,8 @@ AS_OF, NEXT = MONDAY + timedelta(weeks=1), MONDAY + timedelta(weeks=2)
 
 def accepted(**columns: list) -> pl.DataFrame:
     raw = pl.DataFrame(columns).with_row_index(ROW)
-    return TABLES["covariates"].accept(raw, {}).good.select("store", "week", pl.exclude("store", "week"))
+    good = TABLES["covariates"].accept(raw, {}).good
+    return good.select("store", "week", pl.exclude("store", "week")).sort("store", "week")
 
 
 def tables_of(covariates: list[tuple], plan: pl.DataFrame | None = None) -> dict[str, pl.LazyFrame]:
@@ -93,3 +94,9 @@ def test_planned_prices_of_another_scale_than_those_of_the_history_are_told_and_
     assert len(notes(0.05)) == 1
     assert notes(0.5) == notes(2) == []
     assert other_scales({"history": history.lazy()}, weeks[7]) == []
+
+
+def test_words_of_a_stored_plan_are_unknown_where_the_history_has_numbers():
+    plan = pl.DataFrame({"sku": "a", "store": "s", "week": NEXT, "price": ["cheap", "1.5"]})
+    tables = {"history": tables_of([])["history"].with_columns(price=2.0), "plan": plan.lazy()}
+    assert joined(tables, AS_OF)["plan"].collect()["price"].to_list() == [None, 1.5]
