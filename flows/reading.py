@@ -38,8 +38,8 @@ _ABOUT = {
     "dates": "Order in dates such as 05/01/2024: day-first or month-first; year-week if 202405 is the fifth"
     " week of a year. Default: as the column shows.",
     "decimals": "Decimal mark, for files in which 1.234 could mean 1234: comma or point. Default: as the file shows.",
-    "duplicates": "What to do with differing rows of a file with the same key and time: add (amounts such as units; other"
-    " numbers are averaged), average, last or refuse. Default: refuse. Identical rows count once.",
+    "duplicates": "What to do with differing rows, of one file or several, with the same key and time: add (amounts such as"
+    " units; other numbers are averaged), average, last or refuse. Default: refuse. Identical rows count once.",
     "wide": "Read files with a column per week (sales) or per sensor (devices; a file without a device column belongs"
     " to the device that it is named after).",
     "layout": "Product whose layout the files have, such as nixtla, amazon-forecast, m5, metrics-advisor or influxdb;"

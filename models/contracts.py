@@ -1,10 +1,11 @@
 """Raw rows -> typed rows that satisfy a contract, and rows that break it, each with the rule."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import polars as pl
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 MARK = "·"
 """The prefix of columns that exist only while ingesting, so that they never collide with a column of a source."""
 ROW, RULE, KNOWN = f"{MARK} row", f"{MARK} rule", f"{MARK} known"
+FILE, COLUMNS = f"{MARK} file", f"{MARK} columns"
 QUARANTINE = {"source": pl.String, "row_number": pl.Int64, "row": pl.String, "rule": pl.String}
 """The schema of bad rows: their source, the raw row as JSON, and the first rule that it breaks."""
 _NUMERIC_SHARE = 0.95
@@ -28,10 +30,11 @@ _TEXT = (pl.String, pl.Categorical, pl.Enum)
 UNKNOWN = ("", "na", "n/a", "#n/a", "nan", "null", "(null)", "none", "<na>", "\\n", "-", "--", ".", "#value!", "#div/0!",
     "#num!", "#ref!", "#name?", "bad", "bad input", "no data", "i/o timeout")  # fmt: skip
 """Words that stand for an unknown number in databases, pandas, Excel and plant historians, in lower case."""
+Text = TypeVar("Text", pl.Series, pl.Expr)
 Decimals = Literal["comma", "point"]
 """The decimal separator."""
 Duplicates = Literal["add", "average", "last", "refuse"]
-"""What to do with rows of a file that have the same unique columns and differ in others."""
+"""What to do with rows of an ingest that have the same unique columns and differ in others."""
 ODD_NAMES = {
     "control_characters": r"[\x00-\x1f\x7f]",
     "digits_lost": r"^\d([.,]\d+)?[eE]\+\d+$",
@@ -43,21 +46,18 @@ FLAGS = {"true": "1", "yes": "1", "on": "1", "false": "0", "no": "0", "off": "0"
 _YES = ("y", "j", "ja", "wahr", "oui", "vrai", "si", "sí", "sì", "vero",
     "verdadero", "sim", "tak", "да")  # fmt: skip
 _NO = ("n", "nein", "nee", "nej", "falsch", "non", "faux", "não", "nie", "нет")
+_LETTERS = ("y", "j", "n")
 _FLAG_WORDS = FLAGS | dict.fromkeys(_YES, "1") | dict.fromkeys(_NO, "0")
 """Words for 1 and 0 in people's tables, in lower case. S and O are missing: next to N, they may mean south and east."""
 
 
 @dataclass(frozen=True)
 class AcceptResult:
-    """`good` has the typed rows, `bad` the `ROW` and `RULE` of the others; `ignored` names columns that were not read.
-
-    `merged` counts rows that were merged into another row of `good` with the same unique columns.
-    """
+    """`good` has the typed rows, `bad` the `ROW` and `RULE` of the others; `ignored` names columns that were not read."""
 
     good: pl.DataFrame
     bad: pl.DataFrame
     ignored: tuple[str, ...] = ()
-    merged: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,13 @@ class FoldResult:
     """The result of folding rows into the stored ones.
 
     `new` has the rows to add, `changed` those that replace stored ones, `refused` those that can no longer be
-    accepted, with `RULE`. `repeated` counts rows that were already stored, `superseded` those that later ones among
-    the folded rows replace.
+    accepted, with `RULE`. `repeated` counts rows that were already stored.
     """
 
     new: pl.DataFrame
     changed: pl.DataFrame
     repeated: int
     refused: pl.DataFrame
-    superseded: int = 0
 
 
 def accept(
@@ -85,15 +83,13 @@ def accept(
     timezone: str | None,
     dates: DateOrder | None = None,
     latest: datetime | None = None,
-    duplicates: Duplicates | None = None,
-    amounts: Sequence[str] = (),
     words: int | None = 0,
+    types: Mapping[str, pl.DataType] = MappingProxyType({}),
 ) -> AcceptResult:
-    """`raw`, numbered by `ROW`, split by a contract. Of rows with the same `unique` columns, one is good.
+    """`raw`, numbered by `ROW`, split by a contract, of which `unique` columns identify a row.
 
-    If such rows differ in other columns, `duplicates` says what to do; without it, `ContractError` is raised.
-    `add` sums the columns in `amounts` and averages the other numbers. With `covariates`, further numeric
-    columns are kept, and text columns with at most `words` distinct values; None: any number.
+    With `covariates`, further numeric columns are kept, and text columns with at most `words` distinct values; None: any
+    number. `types` are those of columns in earlier rows: a column that was text stays text.
 
     Times without an offset are in `timezone`; if that is None, they raise `ContractError`. `dates` says whether the
     day or the month comes first in a column that does not show it. Rows whose time is after `latest`, or far from all
@@ -104,8 +100,10 @@ def accept(
     further: list[str] = []
     if covariates:
         source = raw
-        raw = raw.with_columns(_as_numbers(raw[c]) for c in raw.columns if c not in (ROW, *required))
-        further = [c for c in _numeric(raw, exclude=required) if not _is_row_number(raw, c)]
+        texts_before = [c for c in raw.columns if types.get(c) == pl.String and raw[c].dtype in _TEXT]
+        others = [c for c in raw.columns if c not in (ROW, *required, *texts_before)]
+        raw = raw.with_columns(_as_numbers(raw[c], alone=words is not None or c in types) for c in others)
+        further = [c for c in _numeric(raw.select(others)) if not _is_row_number(raw, c)]
         texts = _texts(source.drop(ROW, *required, *further), words)
         raw = raw.with_columns(texts)
     names = (ROW, *required, *further, *(text.name for text in texts))
@@ -121,34 +119,52 @@ def accept(
         odd = _odd(rows.select(ROW, column), latest)
         faults = pl.concat([faults, odd.join(faults, on=ROW, how="anti")])
     good, invalid = _valid(schema, rows.join(faults, on=ROW, how="anti", maintain_order="left"))
-    one = _one_of_each(good, unique, duplicates, amounts)
-    bad = pl.concat([faults, invalid])
-    return AcceptResult(one.drop(ROW), bad, ignored_columns, merged=good.height - one.height)
+    return AcceptResult(good.drop(ROW), pl.concat([faults, invalid]), ignored_columns)
 
 
-def _one_of_each(
-    good: pl.DataFrame, unique: Sequence[str], duplicates: Duplicates | None, amounts: Sequence[str]
+def one_of_each(
+    rows: pl.DataFrame,
+    files: pl.DataFrame,
+    unique: Sequence[str],
+    duplicates: Duplicates | None,
+    amounts: Sequence[str] = (),
 ) -> pl.DataFrame:
-    """`good` with one row for each combination of `unique`, sorted by them."""
-    last = last_of_each(good, unique)
-    if last.height == good.height or duplicates == "last":
+    """`rows`, numbered by `ROW` in their order, with one for each combination of `unique`, sorted by them.
+
+    `files` has the number of the first row of each file (`ROW`), its name (`FILE`) and its columns (`COLUMNS`): a column
+    that a file lacks contradicts no other file. If rows differ, `duplicates` says what to do; without it, `ContractError`
+    is raised. `add` sums the columns in `amounts` and averages the other numbers; `last` takes the last row.
+    """
+    last = _last_of_each(rows, unique)
+    if last.height == rows.height:
         return last
-    several = good.filter(pl.struct(unique).is_duplicated())
-    values = [c for c in good.columns if c not in (ROW, *unique)]
+    values = [c for c in rows.columns if c not in (ROW, *unique)]
+    several = rows.filter(pl.struct(unique).is_duplicated()).join_asof(files, on=ROW)
+    gaps = [c for c in values if not files[COLUMNS].list.contains(c).all()]
+    nearest = {c: pl.col(c).forward_fill().backward_fill().over(unique) for c in gaps}
+    several = several.with_columns(
+        pl.when(pl.col(COLUMNS).list.contains(c)).then(c).otherwise(value).alias(c)
+        for c, value in nearest.items()
+    )
     if duplicates in (None, "refuse"):
         differ = several.unique([*unique, *values], maintain_order=True).filter(
             pl.struct(unique).is_duplicated()
         )
-        if differ.is_empty():
-            return last
-        raise ContractError(_differing(differ, unique, values, amounts))
+        if differ.height:
+            raise ContractError(_differing(differ, unique, values, amounts))
     if duplicates == "add" and not amounts:
         raise ContractError(
             f"--duplicates add: rows with the same {', '.join(unique)} have no column that can be added up. "
             "Expected --duplicates average or --duplicates last."
         )
-    aggregates = [pl.col(c).sum() if c in amounts and duplicates == "add" else _mean(good, c) for c in values]
-    unique_rows = several.group_by(unique, maintain_order=True).agg(pl.col(ROW).last(), *aggregates)
+    if duplicates in ("add", "average"):
+        sums = [c for c in amounts if duplicates == "add"]
+        aggregates = [pl.col(c).sum() if c in sums else _mean(rows, c) for c in values]
+        unique_rows = several.group_by(unique, maintain_order=True).agg(pl.col(ROW).last(), *aggregates)
+    elif gaps:
+        unique_rows = _last_of_each(several, unique)
+    else:
+        return last
     rest = last.join(unique_rows, on=list(unique), how="anti", nulls_equal=True)
     return pl.concat([rest, unique_rows.select(rest.columns)]).sort(unique)
 
@@ -164,20 +180,20 @@ def _differing(
     first = differ.filter(pl.struct(unique) == pl.struct(unique).first()).head(2)
     key = ", ".join(f"{c} {first[c][0]}" for c in unique)
     column = next(c for c in values if first[c].n_unique() > 1)
+    one, other = ("empty" if value is None else value for value in first[column])
     choices = [*(["add"] if amounts else []), "average", "last"]
+    names = first[FILE].unique(maintain_order=True)
+    place = f" in {' and '.join(names)}" if len(names) > 1 else ""
+    later = ", the row of the later file" if len(names) > 1 else ""
     return (
         f"{differ.select(unique).n_unique():,} combinations of {', '.join(unique)} have several rows that differ, "
-        f"e.g. {key}: {column} is {' and '.join(map(str, first[column]))}. "
-        f"Choose what to do with them: --duplicates {', '.join(choices[:-1])} or {choices[-1]}."
+        f"e.g. {key}: {column} is {one} and {other}{place}. "
+        f"Choose what to do with them: --duplicates {', '.join(choices[:-1])} or {choices[-1]}{later}."
     )
 
 
-def last_of_each(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
-    """The last row of each combination of `columns`, sorted by them.
-
-    >>> last_of_each(pl.DataFrame({"key": ["b", "a", "b"], "value": [1, 2, 3]}), ["key"]).rows()
-    [('a', 2), ('b', 3)]
-    """
+def _last_of_each(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """The last row of each combination of `columns`, sorted by them."""
     rows = frame.sort(columns, maintain_order=True)
     differs = [pl.col(c).ne_missing(pl.col(c).shift(-1)) for c in columns]
     is_last = pl.int_range(pl.len()) == pl.len() - 1
@@ -257,13 +273,13 @@ def _texts(columns: pl.DataFrame, words: int | None) -> list[pl.Series]:
     return texts
 
 
-def _numeric(raw: pl.DataFrame, exclude: list[str]) -> list[str]:
-    """The names of further columns of numbers: by their type or, for text, by nearly all of their values.
+def _numeric(columns: pl.DataFrame) -> list[str]:
+    """The names of columns of numbers: by their type or, for text, by nearly all of their values.
 
     Excludes `shard` and columns whose names a Delta table does not allow.
     """
     names = []
-    for column in raw.drop(ROW, *exclude).iter_columns():
+    for column in columns.iter_columns():
         if column.name == "shard" or "`" in column.name:
             continue
         if column.dtype.is_numeric() or column.dtype == pl.Boolean:
@@ -287,8 +303,15 @@ def _is_row_number(raw: pl.DataFrame, column: str) -> bool:
     return (raw[column].cast(pl.Float64, strict=False) - raw[ROW]).n_unique() == 1
 
 
-def _as_numbers(values: pl.Series) -> pl.Series:
+def is_unknown(text: Text) -> Text:
+    """Whether each text is a word for an unknown value; null where it is null."""
+    return text.str.strip_chars().str.to_lowercase().is_in(UNKNOWN)
+
+
+def _as_numbers(values: pl.Series, *, alone: bool = True) -> pl.Series:
     """Text of a covariate with null for unknown values and, if all others are flags, 1 and 0 for them.
+
+    A letter is a flag if there is another one, or `alone`: N in all rows may mean north.
 
     >>> _as_numbers(pl.Series(["TRUE", "no", "NA", "I/O Timeout"])).to_list()
     ['1', '0', None, None]
@@ -297,10 +320,10 @@ def _as_numbers(values: pl.Series) -> pl.Series:
     """
     if values.dtype != pl.String:
         return values
-    plain = values.str.strip_chars().str.to_lowercase()
-    is_known = ~plain.is_in(UNKNOWN)
-    words = plain.filter(is_known).drop_nulls()
-    if words.len() and words.is_in([*_FLAG_WORDS, "0", "1"]).all():
+    plain, is_known = values.str.strip_chars().str.to_lowercase(), ~is_unknown(values)
+    words = plain.filter(is_known).unique().drop_nulls()
+    is_letter = words.len() == 1 and words[0] in _LETTERS
+    if words.len() and words.is_in([*_FLAG_WORDS, "0", "1"]).all() and (alone or not is_letter):
         values = plain.replace(_FLAG_WORDS)
     return values.zip_with(is_known.fill_null(False), pl.Series(values.name, [None], dtype=pl.String))
 

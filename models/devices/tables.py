@@ -154,8 +154,7 @@ def _hours(points: pl.DataFrame) -> list[tuple[datetime, datetime]]:
 class LabelsTable(Table):
     """Labelled faults. `tag` is optional; without one, the fault concerns all tags: `*`.
 
-    If several labels have the same start, the last one counts, unless the options say otherwise. If all ends are dates
-    without a time, they are the last days of the faults.
+    If all ends are dates without a time, they are the last days of the faults.
     """
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
@@ -163,7 +162,7 @@ class LabelsTable(Table):
         if raw["end"].dtype == pl.Date or (raw["end"].dtype == pl.String and _are_days(raw["end"])):
             last = days(raw["end"], options.get("dates"))
             rows = rows.with_columns((last + timedelta(days=1)).alias("end"))
-        return super().accept(rows, _the_last_counts(options))
+        return super().accept(rows, options)
 
 
 def _are_days(ends: pl.Series) -> bool:
@@ -178,7 +177,7 @@ class KindsTable(Table):
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         word = pl.col("kind").cast(pl.String).str.strip_chars().str.to_lowercase()
         rows = _or_all(raw, "device", ANY_DEVICE).with_columns(word.alias("kind"))
-        return super().accept(rows, _the_last_counts(options))
+        return super().accept(rows, options)
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ class SitesTable(Table):
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         rows = raw if "site" in raw.columns else raw.with_columns(site=pl.lit(None, pl.String))
-        return super().accept(rows, _the_last_counts(options))
+        return super().accept(rows, options)
 
 
 def _or_all(raw: pl.DataFrame, column: str, every: str) -> pl.DataFrame:
@@ -198,11 +197,6 @@ def _or_all(raw: pl.DataFrame, column: str, every: str) -> pl.DataFrame:
     )
 
 
-def _the_last_counts(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` with the default that the last of several rows of one key counts."""
-    return {**options, "duplicates": options.get("duplicates") or "last"}
-
-
 TABLES: dict[str, Table] = {
     "readings": ReadingsTable(
         "readings",
@@ -210,6 +204,7 @@ TABLES: dict[str, Table] = {
         unique=(*KEY, "time"),
         shard_by=("device",),
         rows_at_a_time=2_000_000,
+        may_repeat=True,
         harmless=("duplicate", "tag_of_words"),
         wide=("tag", "value"),
         advice={

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from models.contracts import UNKNOWN, AcceptResult
+from models.contracts import AcceptResult, is_unknown
 from models.errors import ContractError
 from models.sales.categories import MOST_CATEGORIES
 from models.sales.covariates import EVERY_STORE
@@ -135,8 +135,8 @@ class Sold(Weekly):
     """Units sold; negative units are returns."""
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
-        """As for every table of weeks. With the option `returns`, negative units count as zero (`zero`), or reduce the
-        units sold in the same week, but not below zero (`net`). Without it, their rows break the contract.
+        """As for every table of weeks. With the option `returns`, negative units count as zero (`zero`), or stay (`net`).
+        Without it, their rows break the contract.
         """
         returns = options.get("returns")
         if returns is None:
@@ -149,8 +149,14 @@ class Sold(Weekly):
                 .otherwise(pl.col("units").cast(pl.String))
                 .alias("units")
             )
-        result = super(Sold, replace(self, schema=WithReturns)).accept(raw, options)
-        return replace(result, good=result.good.with_columns(pl.col("units").clip(lower_bound=0.0)))
+        return super(Sold, replace(self, schema=WithReturns)).accept(raw, options)
+
+    def one_of_each(
+        self, rows: pl.DataFrame, files: pl.DataFrame, options: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        """As for every table. Returns reduce the units sold in the same week, but not below zero."""
+        result = super().one_of_each(rows, files, options)
+        return result.with_columns(pl.col("units").clip(lower_bound=0.0))
 
     def notes(
         self,
@@ -196,8 +202,7 @@ def _ends(raw: pl.DataFrame, key: str, options: Mapping[str, Any]) -> pl.Series:
 
 def _known(text: pl.Series) -> pl.Series:
     """Text with null for words that stand for an unknown value, such as NA."""
-    words = text.str.strip_chars()
-    return words.set(words.str.to_lowercase().is_in(UNKNOWN), None)
+    return text.str.strip_chars().set(is_unknown(text), None)
 
 
 @dataclass(frozen=True)

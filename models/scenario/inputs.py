@@ -1,6 +1,5 @@
 """The input tables of a scenario, each with its contract."""
 
-import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from models.contracts import AcceptResult, FoldResult, accept, as_new_rows, last_of_each, replace
+from models.contracts import AcceptResult, FoldResult, accept, as_new_rows, one_of_each, replace
 
 if TYPE_CHECKING:
     from models.schemas import dy
@@ -36,7 +35,7 @@ class Table:
     """An input table of a scenario and its contract.
 
     `schema` holds columns, types and the rules of a row. `unique` names the columns that identify
-    a row: a later row with the same values replaces the earlier one. `shard_by` is the part of
+    a row: a later ingest with the same values replaces the stored row. `shard_by` is the part of
     the key whose hash is the row's shard; empty for a small table that every shard reads completely.
     With `covariates`, further numeric columns are kept as float64. `aliases` maps columns to frequent names
     in sources, for a source that lacks the column.
@@ -55,6 +54,8 @@ class Table:
     """Whether a source may have no rows, such as a night without a failure."""
     rows_at_a_time: int | None = None
     """The number of rows that are read and folded at a time; None: all, because `check` needs them."""
+    may_repeat: bool = False
+    """Whether rows may have the same unique columns, because `fold` combines them."""
     harmless: tuple[str, ...] = ()
     """Rules whose breach costs only the row: it does not count towards refusing the source."""
     advice: Mapping[str, str] = field(default_factory=dict)
@@ -77,7 +78,7 @@ class Table:
         """The result of checking raw rows of a file, numbered by `models.contracts.ROW`, against the contract.
 
         `options` are those of the ingest; every table has `timezone`, `dates` (see
-        `models.times`), `duplicates` (see `models.contracts`) and `now`.
+        `models.times`), `now` and `types`, those of columns in earlier rows.
         """
         return accept(
             raw,
@@ -87,10 +88,15 @@ class Table:
             timezone=options.get("timezone"),
             dates=options.get("dates"),
             latest=(options.get("now") or datetime.now(UTC)) + self.ahead,
-            duplicates=options.get("duplicates"),
-            amounts=self.amounts,
             words=self.words,
+            types=options.get("types", {}),
         )
+
+    def one_of_each(
+        self, rows: pl.DataFrame, files: pl.DataFrame, options: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        """Accepted rows of all files, with one for each combination of the unique columns: see `models.contracts`."""
+        return one_of_each(rows, files, self.unique, options.get("duplicates"), self.amounts)
 
     def check(self, frame: pl.DataFrame, stored_tables: Frames) -> None:
         """Raise `ContractError` if `frame`, the good rows, is wrong as a whole.
@@ -107,11 +113,10 @@ class Table:
     def fold(self, stored_rows: pl.LazyFrame | None, rows: pl.DataFrame) -> FoldResult:
         """The result of folding accepted rows into the stored ones of the same shards; None: there is no table yet.
 
-        A row replaces an earlier one with the same unique columns, stored or among `rows`.
+        A row replaces a stored one with the same unique columns.
         """
-        latest = rows if self.rows_at_a_time is None else last_of_each(rows, self.unique)
-        result = as_new_rows(latest) if stored_rows is None else replace(stored_rows, latest, self.unique)
-        return dataclasses.replace(result, superseded=rows.height - latest.height)
+        rows = rows if self.rows_at_a_time is None else rows.sort(self.unique)
+        return as_new_rows(rows) if stored_rows is None else replace(stored_rows, rows, self.unique)
 
     def replace(self, stored_rows: pl.LazyFrame | None, rows: pl.DataFrame) -> FoldResult:
         """As `fold`, for accepted rows that are complete for the range of time that they cover."""

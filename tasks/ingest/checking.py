@@ -7,12 +7,12 @@ from typing import Any
 
 import polars as pl
 
-from models.contracts import QUARANTINE, ROW, RULE, UNKNOWN, last_of_each
+from models.contracts import COLUMNS, FILE, QUARANTINE, ROW, RULE, is_unknown
 from models.errors import ContractError
 from models.scenario import Scenario, Table, with_shard
 from tasks.ingest import capture
 from tasks.ingest.alike import SUM, alike, sums
-from tasks.ingest.decimals import units_of, with_points
+from tasks.ingest.decimals import units_in_names, units_of, with_points
 from tasks.ingest.groups import with_group_keys
 from tasks.ingest.layouts import laid_out, layout_of, of_messages
 from tasks.ingest.quarantine import as_bad, by_rule, held
@@ -21,6 +21,7 @@ from tasks.ingest.sql import is_sql, read_sql
 from tasks.ingest.wide import as_long
 from tasks.storage.staging import Staged
 from tasks.storage.store import Store
+from tasks.storage.upsert import groups_of_shards
 
 _STAGED_IN_MEMORY = 1_000_000
 _FEW_MESSAGES = 100
@@ -55,7 +56,7 @@ _ADVICE = {
 class Intake:
     """What was read from one source: `good` rows with their shard, `bad` ones with the columns of the quarantine.
 
-    `read` includes rows that a later file superseded. `files` are those of a capture. `units` are those that this and
+    `read` includes rows that were `merged` into others. `files` are those of a capture. `units` are those that this and
     earlier ingests left out of the numbers of columns.
     """
 
@@ -121,14 +122,13 @@ def _check(
 ) -> Intake:
     """All rows of the table's source, split into good and bad; `schemas` are those of the stored tables.
 
-    Rows of one file with the same unique columns are merged; if files are read whole, a row of a later file replaces
-    that of an earlier one.
+    The rows of all files are one table: those with the same unique columns are merged.
     """
     options, whole = request.options, table.rows_at_a_time is None
     spill = None if whole else _STAGED_IN_MEMORY
     intake = Intake(Staged(folder / "good", spill), Staged(folder / "bad"))
     intake.bad.add(pl.DataFrame(schema=QUARANTINE))
-    names: set[str] = set()
+    files: list[tuple[int, str, list[str]]] = []
     tables = request.scenario.tables.values() if table.covariates else [table]
     similar = [one.name for one in tables if one.unique[-1:] == table.unique[-1:]]
     types = {c: kind for one in similar for c, kind in schemas.get(one, {}).items()}
@@ -137,10 +137,9 @@ def _check(
     intake.units = {c: unit for one in similar for c, unit in request.units.get(one, {}).items()}
     for batch in _batches(request, table, intake, further, folder / "sql"):
         try:
-            result = table.accept(batch.raw, options)
+            result = table.accept(batch.raw, {**options, "types": types})
         except ContractError as error:
             raise ContractError(f"{batch.name}: {error}") from None
-        intake.merged += result.merged
         bad = _with_footers(result.bad, batch.raw, table) if result.good.height else result.bad
         bad_rows = batch.raw.join(bad, on=ROW, how="inner", maintain_order="left")
         intake.bad.add(as_bad(bad_rows, batch.name, batch.number))
@@ -151,28 +150,57 @@ def _check(
             intake.ignored |= {*result.ignored, *no_numbers} - {*empty}
         else:
             intake.bad.add(batch.bad)
-        intake.good.add(with_shard(good, table.shard_by, options["shards"]) if table.shard_by else good)
+        good = with_shard(good, table.shard_by, options["shards"]) if table.shard_by else good
+        files.append((intake.good.height, batch.name, good.columns))
+        intake.good.add(good)
         intake.read += batch.raw.height + (0 if batch.bad is None else batch.bad.height)
-        names.add(batch.name)
     if intake.read == 0 and intake.files is None and not table.may_be_empty:
         raise SourceError(
             f"{request.sources[table.name]}: there is a header but no rows. Expected at least one."
         )
-    if whole and len(names) > 1:
-        rows = intake.good.rows().collect()
-        latest = last_of_each(rows, table.unique)
-        others = rows.unique().height - latest.height if rows.height > latest.height else 0
-        if others:
-            intake.alike += (
-                f"{table.name}: {others:,} rows differ from those of a later file with the same {', '.join(table.unique)}, "
-                "which replace them. To add or average rows of several files, join these into one.",
-            )
-        intake.good = Staged(folder / "good")
-        intake.good.add(latest)
+    if intake.good.height and not table.may_repeat:
+        rows = _merged(table, intake.good, files, options, folder / "merged")
+        intake.merged, intake.good = intake.good.height - rows.height, rows
     request.units[table.name] = intake.units
     if intake.good.height:
         intake.ignored -= {*intake.good.rows().collect_schema()} - {"shard"}
     return intake
+
+
+def _merged(
+    table: Table,
+    good: Staged,
+    files: Sequence[tuple[int, str, list[str]]],
+    options: Mapping[str, Any],
+    folder: Path,
+) -> Staged:
+    """`good` with one row for each combination of the unique columns.
+
+    `files` are the number of the first row, the name and the columns of each file.
+    """
+    at_a_time = table.rows_at_a_time if table.shard_by else None
+    if at_a_time is not None:
+        keys = good.rows().select(pl.struct(table.unique).hash()).collect(engine="streaming").to_series()
+        if keys.n_unique() == good.height:
+            return good
+    rows, result = good.rows().with_row_index(ROW), Staged(folder, at_a_time and _STAGED_IN_MEMORY)
+    first_rows = pl.DataFrame(
+        files, schema={ROW: pl.UInt32, FILE: pl.String, COLUMNS: pl.List(pl.String)}, orient="row"
+    )
+    parts = (
+        [rows]
+        if at_a_time is None
+        else (
+            rows.filter(pl.col("shard").is_in(shards)) for shards in groups_of_shards(good.rows(), at_a_time)
+        )
+    )
+    for part in parts:
+        try:
+            result.add(table.one_of_each(part.collect(), first_rows, options).drop(ROW))
+        except ContractError as error:
+            names = {name for _, name, _ in files}
+            raise ContractError(f"{table.name if len(names) > 1 else names.pop()}: {error}") from None
+    return result
 
 
 def _with_footers(bad: pl.DataFrame, rows: pl.DataFrame, table: Table) -> pl.DataFrame:
@@ -196,11 +224,7 @@ def _empty_words(columns: pl.DataFrame, schemas: Mapping[str, Mapping[str, pl.Da
     any."""
     words = {name for schema in schemas.values() for name, kind in schema.items() if kind == pl.String}
     texts = [each for each in columns if each.name in words and each.dtype in (pl.String, pl.Null)]
-    return [
-        each.name
-        for each in texts
-        if each.cast(pl.String).str.strip_chars().str.to_lowercase().drop_nulls().is_in(UNKNOWN).all()
-    ]
+    return [each.name for each in texts if is_unknown(each.cast(pl.String)).all()]
 
 
 def _as_before(good: pl.DataFrame, types: dict[str, pl.DataType]) -> tuple[pl.DataFrame, list[str]]:
@@ -238,7 +262,7 @@ def _batches(
         yield from _captured(files, table, {**of_messages(layout, source), **mapping}, intake, again)
         return
     inputs = []
-    units = {column: {unit: _EARLIER} for column, unit in intake.units.items()}
+    units = {c: {unit: _EARLIER} for c, unit in {**units_in_names(further), **intake.units}.items()}
     raw_sources = [read_sql(source, options.get("query"), folder)] if is_sql(source) else list(read(source))
     raw_sources = [with_mapped(one, mapping, table.required_columns) for one in raw_sources]
     intake.columns |= {column for file in raw_sources for column in file.columns}
@@ -254,6 +278,8 @@ def _batches(
         names = {old: new for new, old in intake.mapping.items()}
         for column, unit in units_of(one, table, names_of).items():
             units.setdefault(names.get(column, column), {})[unit.strip()] = one.name
+        for column, unit in units_in_names(one.columns).items():
+            units.setdefault(column, {})[unit] = one.name
     intake.alike += _units_in_words(table, units, {column for one in inputs for column in one.columns})
     intake.units |= {column: next(iter(files)) for column, files in units.items()}
     for one in inputs:

@@ -1,6 +1,7 @@
 """Numbers such as 1.234, which means 1234 if decimals have commas."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import polars as pl
@@ -9,6 +10,11 @@ from models.contracts import Decimals
 from models.scenario import Table
 from tasks.ingest.numbers import grouped, pointed, without
 from tasks.ingest.sources import Source, SourceError, renaming
+
+_WITH_UNIT = re.compile(
+    r"(.+?)[ _]*[\[(](°? ?[CF]|K|m?bar|psi|[hkM]?Pa|km/h|mph|mm/s|m/s|in/s|k?Wh?|EUR|USD|GBP|CHF|[€$£])[\])]"
+)
+"""Matches the name of a column with a unit."""
 
 
 def with_points(
@@ -27,6 +33,9 @@ def with_points(
     plain = (without(unit, pl.col(c)) for c, unit in units.items() if c not in notation.signs_by_name)
     source = replace(source, frame=source.frame.with_columns(plain))
     style = decimals or notation.shown
+    for column in numbers if table.covariates else ():
+        if column in notation.named(notation.percentages):
+            source = _with_fractions(source, column)
     if style == "comma":
         frame = source.frame.with_columns(
             pointed(column) for column in numbers if column not in notation.pointed
@@ -44,6 +53,28 @@ def with_points(
     return replace(source, frame=source.frame.with_columns(grouped(c) for c in groups))
 
 
+def _with_fractions(source: Source, column: str) -> Source:
+    """`source` with 0.1 for 10% in a column that also has numbers without a percent sign.
+
+    Raises `SourceError` if not all of these are at most 1, or none is a fraction, because 1 may then mean 1 %.
+    """
+    text = pl.col(column).str.strip_chars()
+    number = without("%", text).str.replace(",", ".", literal=True).cast(pl.Float64, strict=False)
+    has_sign = text.str.ends_with("%")
+    others = pl.col("number").filter(~pl.col("has_sign"), pl.col("number") != 0).abs()
+    pairs = source.frame.select(number=number, has_sign=has_sign)
+    most, is_whole = (
+        pairs.select(most=others.max(), is_whole=(others == others.round()).all()).collect().row(0)
+    )
+    if most is None or most > 1 or is_whole:
+        raise SourceError(
+            f"{source.name}: '{column}' has some numbers with a percent sign and some without. Expected all as 10% or all "
+            "as 0.1. Write them in one way."
+        )
+    fraction = pl.when(has_sign).then((number / 100).cast(pl.String))
+    return replace(source, frame=source.frame.with_columns(pl.coalesce(fraction, text).alias(column)))
+
+
 def units_of(source: Source, table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
     """The currency, unit or the like that is dropped from the numbers of a column, by the source's columns.
 
@@ -55,6 +86,17 @@ def units_of(source: Source, table: Table, mapping: Mapping[str, str]) -> dict[s
     signs, units = source.notation.signs_by_name, source.notation.units_by_name
     is_sure = {c: c in own or table.words == 0 or units.get(c, "")[:1].isspace() for c in numbers}
     return {c: signs.get(c) or units[c] for c in numbers if c in signs or (c in units and is_sure[c])}
+
+
+def units_in_names(columns: Collection[str]) -> dict[str, str]:
+    """The unit behind a column's name, such as `temperature [°C]`, by the name without it.
+
+    >>> units_in_names(["temperature [°C]", "pressure (bar)", "level (max)", "flow (m/s)", "flow (mph)"])
+    {'temperature': '°C', 'pressure': 'bar'}
+    """
+    pairs = [match.groups() for column in columns if (match := _WITH_UNIT.fullmatch(column))]
+    names = [name for name, _ in pairs]
+    return {name: unit for name, unit in pairs if names.count(name) == 1}
 
 
 def _numbers(source: Source, table: Table, mapping: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

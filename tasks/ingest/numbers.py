@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from models.contracts import UNKNOWN, Decimals
+from models.contracts import Decimals, is_unknown
 from tasks.ingest.contents import LINES
 
 _BLANK = r" '’\x{a0}\x{202f}"
@@ -19,6 +19,7 @@ _WHOLE = rf"^[+-]?\d{{1,3}}({_THOUSANDS}\d{{3}})+$"
 _EITHER = r"^[+-]?[1-9]\d{0,2}\.\d{3}$|^[+-]?\d{0,3}$"
 _POINTS = r"^[+-]?\d*\.\d+$"
 _PLAIN = r"^[+-]?\d*\.?\d+$"
+_NO_CENTS = r"^([+-]?\d[\d.,' ]*)[.,](?:-{1,2}|–|—)$"
 _ZERO = r"^0+([.,]0+)?$"
 _DIGITS, _USUAL = r"^[+-]?\d*$", r"^[+-]?\d*\.?\d*$"
 _GROUPED = rf"^[+-]?[1-9]\d{{0,2}}([,{_BLANK}]\d{{3}})+(\.\d+)?$"
@@ -33,7 +34,8 @@ _LATER_LINES = 1_000_000
 class Notation:
     """The notation of numbers in a table's text columns, called `names`; the other fields are positions of columns.
 
-    `signs` are currencies and the like that all numbers of a column have, `units` such as bar behind the numbers,
+    In `percentages`, some numbers, not all, have a percent sign. `signs` are currencies and the like that all numbers of
+    a column have, `units` such as bar behind the numbers,
     including a blank before the unit. `commas` and `points` are the columns with decimal commas and decimal points.
     Columns in `either` have no decimals other than 1.234, which is 1234 if decimals have commas. `groups` have numbers
     that `grouped` reads; `unsure` have only numbers such as 1,234. With `has_points`, decimals have points unless the
@@ -41,6 +43,7 @@ class Notation:
     """
 
     names: tuple[str, ...]
+    percentages: tuple[int, ...]
     signs: Mapping[int, str]
     units: Mapping[int, str]
     commas: tuple[int, ...]
@@ -92,6 +95,11 @@ def notation_of(
     """
     signs, units = (_signs(columns, pattern) for pattern in (f"({_SIGN})", _UNIT))
     units = {i: unit for i, unit in units.items() if i not in signs}
+    bare = without("%", pl.all())
+    is_number = bare.str.contains(f"{_PLAIN}|{_DECIMAL_COMMA}") | is_unknown(pl.all())
+    some = where(columns, is_number.all() & _any(pl.all(), r"%\s*$"))
+    percentages = tuple(i for i in some if i not in signs)
+    columns = columns.with_columns(without("%", pl.col(columns.columns[i])) for i in percentages)
     columns = columns.with_columns(
         without(s, pl.col(columns.columns[i])) for i, s in {**signs, **units}.items()
     )
@@ -106,7 +114,7 @@ def notation_of(
     unsure = {*where(texts, is_plain & is_grouped)} - {*sure}
     groups = {*sure} | with_signs & {*where(texts, is_plain)}
     order = tuple(sorted(groups)), tuple(sorted(unsure))
-    return Notation(tuple(names), signs, units, decimal, points, either, *order, has_points)
+    return Notation(tuple(names), percentages, signs, units, decimal, points, either, *order, has_points)
 
 
 def plain_numbers(
@@ -135,14 +143,13 @@ def plain_numbers(
 
 def _is_words(text: pl.Expr) -> pl.Expr:
     """Whether a text column holds no numbers: all values begin with a letter, and none has a currency."""
-    is_unknown = text.str.strip_chars().str.to_lowercase().is_in(UNKNOWN)
-    return _all(text, r"^\s*\p{L}") & ~_any(text, _SIGN) & (~is_unknown).any()
+    return _all(text, r"^\s*\p{L}") & ~_any(text, _SIGN) & (~is_unknown(text)).any()
 
 
 def _signs(columns: pl.DataFrame, pattern: str) -> dict[int, str]:
     """By position, the sign, such as a currency or a unit, that all numbers of a text column share; 0 may lack it."""
     text = pl.all().str.strip_chars()
-    text = pl.when(~text.str.to_lowercase().is_in(UNKNOWN) & ~text.str.contains(_ZERO)).then(text)
+    text = pl.when(~is_unknown(text) & ~text.str.contains(_ZERO)).then(text)
     sign = text.str.extract(pattern)
     is_one = (sign.drop_nulls().n_unique() == 1) & (sign.null_count() == text.null_count())
     alone = where(columns, is_one & text.cast(pl.Float64, strict=False).is_null().all())
@@ -177,7 +184,7 @@ def pointed(name: str) -> pl.Expr:
     """
     text = _signed(pl.col(name))
     plain = text.str.replace_all(_THOUSANDS, "").str.replace(",", ".", literal=True)
-    is_written_so = text.str.contains(f"{_DECIMAL_COMMA}|{_WHOLE}")
+    is_written_so = text.str.contains(rf"{_DECIMAL_COMMA}|{_WHOLE}|^[+-]?\d+$")
     return pl.when(is_written_so).then(plain).otherwise(name).alias(name)
 
 
@@ -189,6 +196,6 @@ def grouped(name: str) -> pl.Expr:
 
 
 def _signed(column: pl.Expr) -> pl.Expr:
-    """Text with the minus in front of a number, for an accountant's (5), SAP's 5- and a typographic minus."""
-    plain = column.str.strip_chars().str.replace("−", "-", literal=True)
+    """Text with the minus in front of a number, for an accountant's (5), SAP's 5- and a typographic minus; 12,- is 12."""
+    plain = column.str.strip_chars().str.replace("−", "-", literal=True).str.replace(_NO_CENTS, "${1}")
     return plain.str.replace(r"^\((\d.*)\)$|^(\d.*)-$", "-${1}${2}")

@@ -27,16 +27,15 @@ _PREVIEWED = 5
 
 @dataclass(frozen=True)
 class IngestResult:
-    """The result of ingesting one source: rows read = accepted + quarantined + superseded + merged.
+    """The result of ingesting one source: rows read = accepted + quarantined + merged.
 
-    `merged` rows have the same unique columns as another row of the same file: they are equal in all columns, or an
-    option says how to combine them. `alike` are notes, for example on keys that look like others.
+    `merged` rows have the same unique columns as another row of the source: they are equal in all columns, or an option
+    says how to combine them. `alike` are notes, for example on keys that look like others.
 
-    A row is superseded if a later file of the same source has another row with the same unique columns. `changed` rows
-    of the table are new or have new values; `repeated` of the accepted rows changed nothing, because the table had
-    them. `removed` rows of the table were corrected under another time or key, or are missing from a file that holds
-    everything. `files` is the number of files of a capture that were read. With the option `again`, these include files
-    with messages in quarantine; `released` rows left it, because their messages are valid now.
+    `changed` rows of the table are new or have new values; `repeated` of the accepted rows changed nothing, because the
+    table had them. `removed` rows of the table were corrected under another time or key, or are missing from a file that
+    holds everything. `files` is the number of files of a capture that were read. With the option `again`, these include
+    files with messages in quarantine; `released` rows left it, because their messages are valid now.
     """
 
     table: str
@@ -44,7 +43,6 @@ class IngestResult:
     read: int
     accepted: int
     quarantined: int
-    superseded: int
     changed: int
     repeated: int
     version: int | None
@@ -180,7 +178,6 @@ def _ingested(name: str, source: str, intake: Intake, bad: pl.DataFrame, accepte
         read=intake.read,
         accepted=accepted,
         quarantined=bad.height,
-        superseded=intake.read - accepted - bad.height - intake.merged,
         changed=0,
         repeated=0,
         version=None,
@@ -204,14 +201,14 @@ def _write(request: Request, name: str, intake: Intake, folder: Path) -> IngestR
     table, path = scenario.tables[name], Layout(scenario.name).table(name)
     bad = intake.bad.rows().collect()
     quarantine(scenario, store, table, bad)
-    merge, releases = UpsertResult(0, 0, 0, pl.DataFrame()), 0
+    merge, releases = UpsertResult(0, 0, pl.DataFrame()), 0
     if intake.good.height or (intake.read == 0 and table.may_be_empty):
         merge = upsert(store, path, table, intake.good.rows(), folder, whole=whole)
         late = as_bad(merge.refused, source, None)
         quarantine(scenario, store, table, late)
         bad = pl.concat([bad, late])
         _keep_units(scenario, store, name, intake.units)
-    accepted = intake.good.height - merge.superseded - (bad.height - intake.bad.height)
+    accepted = intake.good.height - (bad.height - intake.bad.height)
     if intake.files is not None:
         capture.record(store, scenario.name, intake.files)
         if options.get("again"):

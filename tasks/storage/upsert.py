@@ -24,13 +24,12 @@ _FEW = 1_000_000
 class UpsertResult:
     """The result of an upsert: `changed` rows of the table are new or differ from before.
 
-    `repeated` counts rows that changed nothing, `superseded` those that later rows replace; `refused` are rows that
-    arrived too late. `removed` counts stored rows that are no longer in the table.
+    `repeated` counts rows that changed nothing; `refused` are rows that arrived too late. `removed` counts stored rows that
+    are no longer in the table.
     """
 
     changed: int
     repeated: int
-    superseded: int
     refused: pl.DataFrame
     removed: int = 0
 
@@ -53,13 +52,12 @@ def upsert(
     def attempt() -> UpsertResult:
         target = store.find_table(path)
         new, changes = Staged(folder / "new", _FEW), Staged(folder / "changed", _FEW)
-        repeats, superseded, late = 0, 0, []
+        repeats, late = 0, []
         removals = None if target is None else obsolete(table, pl.scan_delta(target), rows, whole=whole)
         for step in _fold_results(table, target, rows, whole=whole):
             new.add(step.new)
             changes.add(step.changed)
             repeats += step.repeated
-            superseded += step.superseded
             late.append(step.refused)
         together = changes.height > 0 and new.height + changes.height <= _FEW
         if changes.height and target is not None:
@@ -82,7 +80,7 @@ def upsert(
             target.update_incremental()
             _merger(target, table, removals.lazy(), merge_schema=False).when_matched_delete().execute()
         removed = 0 if removals is None else removals.height
-        return UpsertResult(new.height + changes.height, repeats, superseded, pl.concat(late), removed)
+        return UpsertResult(new.height + changes.height, repeats, pl.concat(late), removed)
 
     result = store.retrying(path, attempt)
     if result.changed or result.removed:
@@ -114,13 +112,13 @@ def _fold_results(
     if not table.shard_by or table.rows_at_a_time is None:
         yield fold(before, rows.collect())
         return
-    for shards in _groups(rows, table.rows_at_a_time):
+    for shards in groups_of_shards(rows, table.rows_at_a_time):
         inside = pl.col("shard").is_in(shards)
         new = rows.filter(inside).collect()
         yield fold(None if before is None else before.filter(inside), new)
 
 
-def _groups(rows: pl.LazyFrame, at_a_time: int) -> Iterator[list[int]]:
+def groups_of_shards(rows: pl.LazyFrame, at_a_time: int) -> Iterator[list[int]]:
     """Shards with at most `at_a_time` rows together, or a single one."""
     counts = rows.group_by("shard").len().sort("shard").collect(engine="streaming")
     group: list[int] = []

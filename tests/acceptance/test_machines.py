@@ -131,20 +131,23 @@ def test_duplicate_timestamps_in_a_file_are_refused_unless_it_is_said_which_row_
     assert rows.height == 3
 
 
-def test_overlapping_files_give_each_row_once_and_the_later_file_wins(command, tmp_path):
+def test_overlapping_files_are_refused_where_they_differ_unless_the_later_file_counts(command, tmp_path):
     tables = fleet(4)
     telemetry = tables.pop("telemetry").sort("time", "machine_id")
     folder = tmp_path / "telemetry"
     folder.mkdir()
     telemetry[:1500].write_parquet(folder / "2024-01.parquet")
     telemetry[1400:].with_columns(pl.col("volt") + 1000).write_parquet(folder / "2024-02.parquet")
-    output = ingest(command, tmp_path, tables, "--telemetry", folder)
+    refusal = ingest(command, tmp_path, tables, "--telemetry", folder)
+    assert refusal.status == 1
+    assert "in 2024-01.parquet and 2024-02.parquet" in refusal.err
+    output = ingest(command, tmp_path, tables, "--telemetry", folder, "--duplicates", "last")
     assert output.status == 0, output.err
     rows = Store(str(tmp_path / "store")).scan("machines/telemetry").collect()
     assert rows.height == telemetry.height
     counts = output.json["tables"][0]
     assert counts["read"] == telemetry.height + 100
-    assert (counts["accepted"], counts["superseded"]) == (telemetry.height, 100)
+    assert (counts["accepted"], counts["merged"]) == (telemetry.height, 100)
     assert rows.sort("time", "machine_id")["volt"].gt(900).to_list() == [False] * 1400 + [True] * (
         telemetry.height - 1400
     )

@@ -166,9 +166,9 @@ def test_a_label_that_ends_on_a_date_ends_with_that_day(end, expected):
     assert accepted.good["end"].dt.strftime("%Y-%m-%dT%H:%M").to_list() == [expected]
 
 
-def test_a_label_that_ends_before_its_start_is_bad_and_a_later_row_of_the_same_start_counts():
-    moment = ["2026-03-02 08:00"] * 3
-    ends = ["2026-03-02 07:00", "2026-03-02 09:00", "2026-03-02 10:00"]
-    result = accept({"device": ["a", "b", "b"], "start": moment, "end": ends, "fault": ["x"] * 3})
+def test_a_label_that_ends_before_its_start_is_bad():
+    moment = ["2026-03-02 08:00"] * 2
+    ends = ["2026-03-02 07:00", "2026-03-02 10:00"]
+    result = accept({"device": ["a", "b"], "start": moment, "end": ends, "fault": ["x"] * 2})
     assert result.good["end"].to_list() == [datetime(2026, 3, 2, 10, tzinfo=UTC)]
-    assert (result.bad.height, result.merged) == (1, 1)
+    assert result.bad.height == 1

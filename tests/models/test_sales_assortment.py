@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.contracts import ROW
+from models.contracts import COLUMNS, FILE, ROW
 from models.errors import ContractError
 from models.sales import SALES, assortment, forecast_rows, views
 from models.sales.contracts import TABLES
@@ -80,10 +80,11 @@ def test_a_sku_that_is_not_sold_for_ten_weeks_is_named_unless_its_end_is_known_o
 
 
 def test_a_sku_of_two_groups_is_refused_unless_the_last_one_counts():
-    raw = pl.DataFrame({"sku": ["1", "1"], "group": ["ice", "hot"]}).with_row_index(ROW)
+    rows = pl.DataFrame({"sku": ["1", "1"], "group": ["ice", "hot"]}).with_row_index(ROW)
+    file = pl.DataFrame({ROW: pl.Series([0], dtype=pl.UInt32), FILE: "skus.csv", COLUMNS: [["sku", "group"]]})
     with pytest.raises(ContractError, match=r"several rows that differ.* sku 1: group"):
-        TABLES["skus"].accept(raw, {})
-    assert TABLES["skus"].accept(raw, {"duplicates": "last"}).good["group"].to_list() == ["hot"]
+        TABLES["skus"].one_of_each(rows, file, {})
+    assert TABLES["skus"].one_of_each(rows, file, {"duplicates": "last"})["group"].to_list() == ["hot"]
 
 
 def test_a_new_sku_has_the_season_of_its_group():

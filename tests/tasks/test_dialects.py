@@ -613,3 +613,20 @@ def test_a_first_row_without_all_its_numbers_is_a_row(tmp_path, line):
         f"time,speed,flow\n{line}2024-01-01 10:00,1.5,2\n2024-01-01 11:00,1.7,3\n"
     )
     assert rows(tmp_path / "a.csv").height == 3
+
+
+def test_pages_of_an_answer_are_read_line_by_line(tmp_path):
+    pages = [[{"sku": "A"}, {"sku": "B"}], [], [{"sku": "C"}]]
+    lines = [json.dumps({"page": number, "results": results}) for number, results in enumerate(pages)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    assert rows(tmp_path / "a.jsonl").rows() == [(0, "A"), (0, "B"), (2, "C")]
+
+
+@pytest.mark.parametrize("text", ["12,-;3,50;5-", "12,--;3,50;-5", "12,– €;3,50 €;-5,00 €"])
+def test_prices_without_cents_are_numbers(tmp_path, text):
+    lines = (f"a;{price}" for price in text.split(";"))
+    (tmp_path / "a.csv").write_text("\n".join(["store;price", *lines]))
+    accepted = accept(
+        rows(tmp_path / "a.csv").with_row_index(ROW), Stores, ["store"], covariates=True, timezone=None
+    )
+    assert accepted.good["price"].to_list() == [12, 3.5, -5]

@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from models.contracts import ROW
 from models.errors import AlmanacError, ContractError
 from models.machines.scenario import MACHINES
 from models.sales import SALES
@@ -74,18 +73,14 @@ def table(store: Store, name: str = HISTORY, version: int | None = None) -> pl.D
 @pytest.mark.parametrize(
     ("returns", "units"), [({}, [4.0]), ({"returns": "zero"}, [4.0, 0.0]), ({"returns": "net"}, [3.0, 0.0])]
 )
-def test_returns_are_bad_rows_or_zero_or_less_what_is_sold(returns, units):
-    raw = pl.DataFrame(
-        {
-            "sku": ["1"] * 3,
-            "store": ["s"] * 3,
-            "week": ["2024-01-01"] * 2 + ["2024-01-08"],
-            "units": ["4", "-1", "-2"],
-        }
-    )
-    result = SALES.tables["history"].accept(raw.with_row_index(ROW), {"duplicates": "add", **returns})
-    assert result.good.sort("week")["units"].to_list() == units
-    assert result.bad.height == (0 if returns else 2)
+@pytest.mark.parametrize("files", [1, 2])
+def test_returns_are_bad_rows_or_zero_or_less_what_is_sold(store, tmp_path, returns, units, files):
+    lines = ["1,s,2024-01-01,4", "1,s,2024-01-01,-1", "1,s,2024-01-08,-2"]
+    for number in range(files):
+        csv(tmp_path / "in", "\n".join(["sku,store,week,units", *lines[number::files]]), f"{number}.csv")
+    result = read(store, "history", str(tmp_path / "in"), SALES, max_bad_share=1, duplicates="add", **returns)
+    assert table(store).sort("week")["units"].to_list() == units
+    assert result.quarantined == (0 if returns else 2)
 
 
 @pytest.mark.parametrize(
@@ -523,22 +518,46 @@ def test_a_column_that_comes_later_is_null_in_earlier_rows(store, tmp_path):
     assert table(store)["deal"].null_count() == 70
 
 
-def test_rows_of_a_later_file_of_one_source_replace_those_of_an_earlier_one(store, tmp_path):
+def test_rows_of_two_files_that_differ_are_refused_unless_the_later_one_counts(store, tmp_path):
     folder = tmp_path / "in"
     csv(folder, sales(), "2024-01.csv")
     csv(folder, sales(skus=1).with_columns(units=pl.lit(7.0)), "2024-02.csv")
-    result = read(store, "history", str(folder), SALES)
-    assert (result.read, result.accepted, result.quarantined, result.superseded) == (96, 80, 0, 16)
-    assert "14 rows differ from those of a later file with the same sku, store, week" in result.alike[0]
+    with pytest.raises(ContractError, match=r"14 combinations .* in 2024-01.csv and 2024-02.csv") as refusal:
+        read(store, "history", str(folder), SALES)
+    assert "--duplicates add, average or last, the row of the later file" in str(refusal.value)
+    assert written(store) == {}
+    result = read(store, "history", str(folder), SALES, duplicates="last")
+    assert (result.read, result.accepted, result.quarantined, result.merged) == (96, 80, 0, 16)
     assert table(store).filter(sku="0")["units"].unique().to_list() == [7]
     assert written(store) == {HISTORY: 0}
+
+
+def test_rows_of_several_files_are_averaged_as_those_of_one(store, tmp_path):
+    for name, units in {"a": (2, 4), "b": (9,)}.items():
+        lines = [f"1,s,2024-01-01,{value}" for value in units]
+        csv(tmp_path / "in", "\n".join(["sku,store,week,units", *lines]), f"{name}.csv")
+    read(store, "history", str(tmp_path / "in"), SALES, duplicates="average")
+    assert table(store)["units"].to_list() == [5]
+
+
+@pytest.mark.parametrize("duplicates", [None, "average", "last"])
+def test_a_column_that_a_file_lacks_has_the_value_of_the_file_that_has_it(store, tmp_path, duplicates):
+    for number in range(2):
+        csv(
+            tmp_path / "in",
+            sales().with_columns(pl.lit(number + 1.0).alias(f"deal {number}")),
+            f"{number}.csv",
+        )
+    result = read(store, "history", str(tmp_path / "in"), SALES, duplicates=duplicates)
+    assert (result.accepted, result.merged) == (80, 80)
+    assert table(store).select(pl.col("deal 0", "deal 1").unique()).rows() == [(1, 2)]
 
 
 def test_a_file_of_the_same_name_in_another_folder_is_another_file(store, tmp_path):
     csv(tmp_path / "in" / "1", sales(), "part.csv")
     csv(tmp_path / "in" / "2", sales(), "part.csv")
     result = read(store, "history", str(tmp_path / "in"), SALES)
-    assert (result.quarantined, result.superseded, result.alike) == (0, 80, ())
+    assert (result.quarantined, result.merged, result.alike) == (0, 80, ())
 
 
 def test_two_ingests_at_the_same_time_lose_nothing_and_repeat_nothing(store, tmp_path, together):
@@ -709,10 +728,37 @@ def test_a_column_that_earlier_files_had_is_noted_where_it_is_missing(store, tmp
     assert (result.ignored, result.alike) == (("promo",), ())
 
 
-def test_percentages_beside_fractions_are_neither_numbers_nor_words(store, tmp_path):
-    discounts = pl.Series(["10%", "0.2"] * sales().height).head(sales().height)
-    result = read(store, "history", csv(tmp_path, sales().with_columns(discount=discounts)), SALES)
-    assert result.ignored == ("discount",)
+@pytest.mark.parametrize("comma", [False, True])
+def test_percentages_beside_fractions_are_fractions(store, tmp_path, comma):
+    texts = [
+        "sku;store;week;units;discount",
+        "1;A;2024-01-01;1;12.5 %",
+        "2;A;2024-01-01;1;0.2",
+        "3;A;2024-01-01;1;NA",
+    ]
+    text = "\n".join(texts).replace(".", "," if comma else ".")
+    read(store, "history", csv(tmp_path, text), SALES)
+    assert table(store)["discount"].to_list() == [0.125, 0.2, None]
+
+
+def test_percentages_beside_whole_numbers_are_refused(store, tmp_path):
+    discounts = pl.Series(["10%", "1"] * sales().height).head(sales().height)
+    with pytest.raises(SourceError, match=r"'discount' has some numbers with a percent sign .* in one way"):
+        read(store, "history", csv(tmp_path, sales().with_columns(discount=discounts)), SALES)
+
+
+def test_a_letter_that_is_a_word_in_stored_rows_or_in_all_rows_is_no_flag(store, tmp_path):
+    header = "store,side,organic\n"
+    read(store, "stores", csv(tmp_path, f"{header}A,N,Y\nB,S,N\n"), SALES)
+    read(store, "stores", csv(tmp_path, f"{header}C,N,N\n"), SALES)
+    rows = store.scan("sales/stores").sort("store").select("side", "organic").collect()
+    assert rows.rows() == [("N", 1), ("S", 0), ("N", 0)]
+    other = Store(str(tmp_path / "other"))
+    read(other, "stores", csv(tmp_path, f"{header}A,N,Y\nB,N,N\n"), SALES)
+    assert other.scan("sales/stores").select("side", "organic").sort("organic").collect().rows() == [
+        ("N", 0),
+        ("N", 1),
+    ]
 
 
 def test_words_are_no_numbers_of_a_stored_column_and_numbers_are_words_of_one(store, tmp_path):
@@ -965,3 +1011,16 @@ def test_a_column_that_counts_the_rows_is_ignored(store, tmp_path, name):
         store, "history", csv(tmp_path, rows.reverse().with_columns(units=pl.col("units") + 1)), SALES
     )
     assert other.ignored == ()
+
+
+def test_a_column_that_names_another_unit_in_another_file_is_refused(store, tmp_path):
+    header = "sku,store,week,units,temperature"
+    for number, unit in enumerate("CF"):
+        csv(tmp_path / "in", f"{header} [°{unit}]\n1,A,2024-01-{8 * number + 1:02},1,20\n", f"{number}.csv")
+    with pytest.raises(
+        SourceError, match=r"1\.csv: .* 'temperature' are in °C, those of 0\.csv in °F|0\.csv in °C"
+    ):
+        read(store, "history", str(tmp_path / "in"), SALES)
+    read(store, "history", str(tmp_path / "in" / "0.csv"), SALES)
+    with pytest.raises(SourceError, match="'temperature' are in °F, those of earlier files in °C"):
+        read(store, "history", str(tmp_path / "in" / "1.csv"), SALES)
