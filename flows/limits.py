@@ -1,5 +1,6 @@
 """Timeouts and retries of flows by their kind, with the reasons."""
 
+import inspect
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,7 @@ from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 
+from flows.parameters import without_credentials
 from flows.settings import settings
 from flows.variables import with_variables
 from models.errors import AlmanacError
@@ -59,7 +61,7 @@ def limited(kind: Limits, name: str, **options: Any) -> Callable[[Callable[P, R]
     The limits are read when the module is imported, that is, when a run starts. `ALMANAC_TIMEOUT_SECONDS` sets another
     timeout for everything that this process runs. Only a run that a worker has started is retried, and not after an
     error that would recur: a person at a terminal sees the error at once. Parameters that a deployment omits may come
-    from `flows.variables`.
+    from `flows.variables`. The schema of a deployment's parameters admits no text with a credential.
     """
     limits: dict[str, Any] = {"timeout_seconds": settings().timeout_seconds or kind.timeout_seconds}
     is_unattended = bool(os.environ.get("PREFECT__FLOW_RUN_ID"))  # this process is the run of a deployment
@@ -70,6 +72,11 @@ def limited(kind: Limits, name: str, **options: Any) -> Callable[[Callable[P, R]
         run = with_variables(function)
         if "retries" in limits:
             run = _worth_another_try(run)
+        signature = inspect.signature(run, eval_str=True)
+        parameters = [
+            p.replace(annotation=without_credentials(p.annotation)) for p in signature.parameters.values()
+        ]
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         return flow(name=name, flow_run_name=partial(_begun, name), **options, **limits)(run)
 
     return make

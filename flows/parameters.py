@@ -1,12 +1,14 @@
 """Types of flow parameters that several flows share."""
 
 import re
+import types
 from collections.abc import Iterable
 from datetime import date, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BeforeValidator, Field
 
+from models.addresses import PLAIN
 from models.errors import AlmanacError
 
 _HOURS = {"h": 1, "d": 24, "w": 168}
@@ -28,6 +30,23 @@ Moment = Annotated[date | datetime, BeforeValidator(_as_written)]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A share of a whole, 0 to 1."""
+
+_Text = Annotated[str, Field(json_schema_extra={"pattern": PLAIN})]
+
+
+def without_credentials(annotation: Any) -> Any:
+    """The annotation of a parameter whose texts, by its JSON schema, carry no credential.
+
+    A Prefect server refuses them in a form before it keeps them; the schema changes nothing in Python.
+    """
+    inner = get_args(annotation)
+    if annotation is str:
+        return _Text
+    if get_origin(annotation) is Annotated:
+        return Annotated[without_credentials(inner[0]), *inner[1:]]
+    if get_origin(annotation) in (Union, types.UnionType):
+        return Union[tuple(map(without_credentials, inner))]  # noqa: UP007
+    return list[without_credentials(inner[0])] if get_origin(annotation) is list else annotation  # type: ignore[misc]
 
 
 def hours(durations: Iterable[str]) -> list[int]:

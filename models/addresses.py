@@ -24,6 +24,11 @@ _USER_AND_PASSWORD = re.compile(r"\s*(//)?[^/\s:@]+:[^/\s@]+@[^/\s@]+[:/]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NAMES_A_CONTAINER = re.compile(r"(abfss?|wasbs?|adl)://[^:@/]+@[^@/]+(/|$)", re.IGNORECASE)
 _DECODINGS = 3
+PLAIN = (
+    rf"^(?!{_USER_AND_PASSWORD.pattern}|[\s\S]*((?ix:{_SECRET_NAMES.pattern})|(?i:{_CONNECTION_STRING.pattern})"
+    r"|(?i:(?<!abfs)(?<!abfss)(?<!wasb)(?<!wasbs)(?<!adl)://[^/?#\s]*@)|://[^/?#\s@:]*:[^@\s]*@))"
+)
+"""A pattern for JSON schemas, which most texts with a credential do not match."""
 
 
 class CredentialError(AlmanacError):

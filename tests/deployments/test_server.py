@@ -117,6 +117,23 @@ def test_a_run_can_be_started_with_other_parameters_and_wrong_ones_are_refused(a
         assert error.value.response.status_code in (409, 422)
 
 
+@pytest.mark.parametrize(
+    ("flow", "parameters"),
+    [
+        ("sales-forecast/weekly", {"store": "az://c/store?SIG=hush"}),
+        ("sales-forecast/weekly", {"store": "https://user:hush@host/store"}),
+        ("machines-score/daily", {"store": "AccountName=a;AccountKey=hush"}),
+        ("devices-ingest/hourly", {"column": ["time=ts", "s3://key:hush@bucket/b.csv"]}),
+    ],
+)
+def test_a_key_in_a_form_is_refused_before_the_server_keeps_it(all_of_it, client, flow, parameters):
+    deployment = client.read_deployment_by_name(flow)
+    with pytest.raises(PrefectHTTPStatusError) as error:
+        client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+    assert error.value.response.status_code in (409, 422)
+    assert "hush" not in str(runs_of(client, flow))
+
+
 # again, drift
 
 

@@ -1,12 +1,13 @@
 """Addresses that carry a secret are refused without repeating it, in whatever form they are written."""
 
+import re
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.addresses import CredentialError, carries_credential, refuse_credential
+from models.addresses import PLAIN, CredentialError, carries_credential, refuse_credential
 from tasks.ingest.sources import read
 from tasks.storage.store import Store
 
@@ -68,12 +69,14 @@ def test_an_address_with_a_secret_is_refused_and_not_repeated(address_and_secret
 )
 def test_other_forms_of_a_secret_are_refused_too(address):
     assert carries_credential(address)
+    assert not re.search(PLAIN, address)
 
 
 @given(st.sampled_from(["az", "abfss", "azure"]), st.text("abc ~[]{}%@*?:,;'-_.é", max_size=30))
 def test_a_plain_address_is_not_refused(scheme, path):
     assert not carries_credential(f"{scheme}://container/folder/{path}")
     assert not carries_credential(f"/folder/{path}")
+    assert re.search(PLAIN, f"{scheme}://container/folder/{path}")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +93,7 @@ def test_a_plain_address_is_not_refused(scheme, path):
 )
 def test_a_container_before_the_account_and_partitions_of_a_path_are_no_secret(address):
     assert not carries_credential(address)
+    assert re.search(PLAIN, address)
 
 
 @pytest.mark.parametrize(
