@@ -4,6 +4,7 @@ import json
 import re
 from uuid import uuid4
 
+import httpx
 import pytest
 import yaml
 
@@ -106,6 +107,35 @@ def test_the_dask_cluster_is_set_up_as_the_flows_set_up_their_own():
     settings = dask.config.collect_env(environment)
     for name, value in DASK_SETTINGS.items():
         assert dask.config.get(name, config=settings) == value, name
+
+
+def test_the_operator_hears_how_many_workers_the_dask_cluster_needs_and_nobody_sees_its_keys():
+    import dask.config
+    from distributed import LocalCluster
+
+    documents = list(yaml.safe_load_all((ROOT / "deployments/dask/kubernetes.yaml").read_text()))
+    kinds = {one["kind"]: one["spec"] for one in documents if one["kind"] in ("DaskCluster", "NetworkPolicy")}
+    (scheduler,) = kinds["DaskCluster"]["scheduler"]["spec"]["containers"]
+    ports = {one["name"]: one["containerPort"] for one in scheduler["ports"]}
+    doors = {
+        port["port"]: str(rule["from"])
+        for rule in kinds["NetworkPolicy"]["ingress"]
+        for port in rule.get("ports", [])
+    }
+    assert "dask-operator" in doors[ports["http-dashboard"]]
+    assert "almanac/runs" not in doors[ports["http-dashboard"]]
+
+    settings = dask.config.collect_env({one["name"]: one["value"] for one in scheduler["env"]})
+    routes = dask.config.get("distributed.scheduler.http.routes", config=settings)
+    with (
+        dask.config.set({"distributed.scheduler.http.routes": routes}),
+        LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as cluster,
+        httpx.Client(base_url=f"http://127.0.0.1:{cluster.scheduler.http_server.port}") as http,
+    ):
+        assert http.get("/api/v1/adaptive_target").json() == {"workers": 0}
+        assert http.get("/health").status_code == 200
+        for page in ("info/main/workers.html", "json/counts.json"):
+            assert http.get(f"/{page}").status_code == 404
 
 
 def test_every_door_is_tried_by_a_test_that_is_there():
