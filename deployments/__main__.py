@@ -83,11 +83,13 @@ def deploy(prefect_file: File = PREFECT_FILE) -> int:
         for name, action in apply_queues(client, pool, values["ALMANAC_POOL_TYPE"]).items():
             _say(f"work queue {name}: {action}")
         _prefect_deploy(content, values)
-        for one in remove(client, differences(client, content, pool), pool, SCHEDULE):
+        all_differences = differences(client, content, pool)
+        surplus = remove(client, all_differences, pool, SCHEDULE)
+        for one in surplus:
             _say(f"removed, because it is not in the file: {one.deployment}, {one.fact}")
         for name, action in apply_automations(client, automations(client, values)).items():
             _say(f"automation {name}: {action}")
-        rest = differences(client, content, pool)
+        rest = [one for one in all_differences if one not in surplus]
         for name in deployments_by_name(content):
             _say(f"deployed {name}")
     _tell(rest, "python -m deployments drift --repair removes what is no longer in the file.")

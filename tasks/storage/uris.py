@@ -56,10 +56,14 @@ def link_of(uri: str) -> str:
 
 
 def check_holds_tables(uri: str) -> None:
-    """Raise `StoreError` for a path that delta-rs or polars would misread, looking elsewhere for a Delta table."""
-    unfit = re.search(r"[][^|\\*?=]|%[0-9A-Fa-f]{2}", uri)
+    """Raise `StoreError` for a path that a library would misread, looking elsewhere for a file.
+
+    delta-rs panics at `[ ] ^ |`, reads `\\` as `/`, and decodes `%20`; polars takes a folder `a=b` for a
+    partition; and `?` begins the query of a SQLite address, such as that of MLflow's records.
+    """
+    unfit = re.search(r"[][^|\\?=]|%[0-9A-Fa-f]{2}", uri)
     if unfit:
         raise StoreError(
-            f"{uri}: no Delta table can be kept at a path with '{unfit[0]}'. Spaces, % and letters of any alphabet "
-            "are fine; [ ] ^ | \\ * ? = and % before two hexadecimal digits are not. Give another folder."
+            f"{uri}: no store can be kept at a path with '{unfit[0]}'. Spaces, % and letters of any alphabet "
+            "are fine; [ ] ^ | \\ ? = and % before two hexadecimal digits are not. Give another folder."
         )
