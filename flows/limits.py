@@ -15,6 +15,7 @@ from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 
+from flows.deadlines import process_deadline
 from flows.parameters import without_credentials
 from flows.settings import settings
 from flows.variables import with_variables
@@ -25,6 +26,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _HOUR = 3600.0
+_GRACE_SECONDS = 60.0
+"""The time that a flow has, after its timeout, before its process is ended."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def limited(kind: Limits, name: str, **options: Any) -> Callable[[Callable[P, R]
         limits |= {"retries": kind.retries, "retry_delay_seconds": kind.retry_delay_seconds}
 
     def make(function: Callable[P, R]) -> Flow[P, R]:
-        run = with_variables(function)
+        run = _with_deadline(with_variables(function), limits["timeout_seconds"] + _GRACE_SECONDS)
         if "retries" in limits:
             run = _worth_another_try(run)
         signature = inspect.signature(run, eval_str=True)
@@ -80,6 +83,17 @@ def limited(kind: Limits, name: str, **options: Any) -> Callable[[Callable[P, R]
         return flow(name=name, flow_run_name=partial(_begun, name), **options, **limits)(run)
 
     return make
+
+
+def _with_deadline(function: Callable[P, R], seconds: float) -> Callable[P, R]:
+    """`function`, whose process is ended if Prefect's timeout did not end it."""
+
+    @wraps(function)
+    def watched(*args: P.args, **kwargs: P.kwargs) -> R:
+        with process_deadline(seconds):
+            return function(*args, **kwargs)
+
+    return watched
 
 
 def _begun(name: str) -> str:

@@ -1,7 +1,9 @@
 """The three kinds of run that every scenario has: ingest, train and score."""
 
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import chain
 from typing import Any
@@ -12,6 +14,7 @@ from prefect.logging import get_run_logger
 
 from flows.clock import Clock
 from flows.cluster import enough_workers
+from flows.deadlines import process_deadline
 from flows.progress import gather, in_tasks, name_run, over_shards
 from flows.settings import settings
 from models.errors import AlmanacError
@@ -23,7 +26,7 @@ from tasks.page.run_page import write_page
 from tasks.registry import ledger
 from tasks.scoring.catch_up import covered_by, skipped, stale
 from tasks.scoring.events import announce, announce_ingest, derivation_notes, derive
-from tasks.scoring.publishing import complete, publish
+from tasks.scoring.publishing import complete, publish, replacement_notes
 from tasks.scoring.runs import (
     Run,
     RunError,
@@ -45,7 +48,13 @@ from tasks.scoring.shards import (
     reasons,
     reconcile,
 )
-from tasks.scoring.watchdog import limit_seconds, remember_pace, stuck
+from tasks.scoring.watchdog import (
+    limit_seconds,
+    remember_pace,
+    remember_step,
+    step_limit_seconds,
+    stuck,
+)
 from tasks.storage.format import state_format
 from tasks.storage.store import Store
 from tasks.training.fit import compare, fit, prepare_shards, track, training_shards
@@ -80,6 +89,15 @@ def ingest_sources(
     return {"store": store.uri, "tables": tables, "announced": news, "seconds": clock.seconds}
 
 
+@contextmanager
+def _step(run: Run, name: str) -> Iterator[None]:
+    """A step of the driver; its deadline follows from how long it took in earlier runs."""
+    start = time.monotonic()
+    with process_deadline(step_limit_seconds(run, name)):
+        yield
+    remember_step(run, name, time.monotonic() - start)
+
+
 def train_bundle(
     scenario: Scenario, store: Store, as_of: AsOf | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -91,19 +109,21 @@ def train_bundle(
     options, notes = with_tuned(scenario, store, options)
     run = resolve_training(scenario, store, as_of, options)
     name_run(f"{scenario.name}-train {time_text(run.as_of)}")
-    begin(scenario, run)
-    if as_of is None:
-        run = with_context_notes(scenario, run)
-    shards = training_shards(scenario, run)
+    with _step(run, "plan"):
+        begin(scenario, run)
+        if as_of is None:
+            run = with_context_notes(scenario, run)
+        shards = training_shards(scenario, run)
     clock.mark("plan")
     parts = sorted({*over_shards("preparing", prepare_shards, scenario, run, shards)})
     clock.mark("prepare")
-    challenger = fit(scenario, run, parts)
-    clock.mark("fit")
-    verdict = compare(scenario, run, challenger, parts)
-    clock.mark("compare")
-    record = track(run, challenger, verdict)
-    clock.mark("track")
+    with _step(run, "fit"):
+        challenger = fit(scenario, run, parts)
+        clock.mark("fit")
+        verdict = compare(scenario, run, challenger, parts)
+        clock.mark("compare")
+        record = track(run, challenger, verdict)
+        clock.mark("track")
     get_run_logger().info("Bundle %d: %s", challenger.bundle, verdict.reason)
     return {
         "run_id": run.id,
@@ -140,14 +160,15 @@ def score(
     clock = Clock()
     run = resolve_scoring(scenario, store, flow, as_of, bundle, options, again=again)
     name_run(f"{scenario.name}-{flow} {time_text(run.as_of)}")
-    if as_of is None:
-        notes = [*stale(scenario, store, run.as_of), *skipped(scenario, store, flow, run.as_of)]
-        run = with_notes(run, notes)
-    begin(scenario, run)
-    if as_of is None:
-        run = with_context_notes(scenario, run)
-    shards = plan(scenario, run)
-    find_gaps(scenario, run)
+    with _step(run, "plan"):
+        if as_of is None:
+            notes = [*stale(scenario, store, run.as_of), *skipped(scenario, store, flow, run.as_of)]
+            run = with_notes(run, notes)
+        begin(scenario, run)
+        if as_of is None:
+            run = with_context_notes(scenario, run)
+        shards = plan(scenario, run)
+        find_gaps(scenario, run)
     clock.mark("plan")
     results = _score_shards(scenario, run, shards)
     clock.mark("score")
@@ -158,19 +179,29 @@ def score(
         return summary | _unpublished_summary(
             run, clock, "Dry run: nothing was published; the scored shards are kept."
         )
-    newer = covered_by(run)
-    if newer:
+    other = ledger.other_run(store, scenario.name, flow, run.as_of, run.id)
+    if newer := covered_by(run, other):
         note = f"Run {newer} has published {time_text(run.as_of)} from newer data: these rows are no longer needed."
         return summary | _unpublished_summary(run, clock, note) | {"covered_by": newer}
-    return _publish(scenario, run, results, counts, clock)
+    with _step(run, "publish"):
+        return _publish(scenario, run, results, counts, clock, other)
 
 
 def _publish(
-    scenario: Scenario, run: Run, results: list[ShardResult], counts: dict[str, int], clock: Clock
+    scenario: Scenario,
+    run: Run,
+    results: list[ShardResult],
+    counts: dict[str, int],
+    clock: Clock,
+    other: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Publish the rows, write the page, report, and copy the rows to a SQL database if one is named; return the summary."""
+    """Publish the rows, write the page, report, and copy the rows to a SQL database if one is named; return the summary.
+
+    `other` is the run that has published the same `as_of` before, if there is one.
+    """
     data_files = complete(scenario, run, results)
     publication = publish(scenario, run, data_files)
+    run = with_notes(run, replacement_notes(run, publication, other))
     events = derive(scenario, run)
     clock.mark("publish")
     page = write_page(scenario, run, results, data_files)
@@ -195,11 +226,23 @@ def _publish(
     }
     announce(scenario, run, summary, publication, events)
     _record(scenario, run, counts, results, is_published=not publication.already)
+    _log_publication(summary, len(results))
     if url := settings().sql_url:
         from tasks.sql.publish import publish_sql
 
         summary |= {"sql": publish_sql(scenario, run, url)}
     return summary
+
+
+def _log_publication(summary: Mapping[str, Any], shards: int) -> None:
+    """Log the outcome of a published run, and its notes."""
+    get_run_logger().info(
+        "Published %s rows as of %s in version %d of %s; %d of %d shards are from an earlier start",
+        *(f"{summary['rows']:,}", summary["as_of"], summary["version"], summary["table"]),
+        *(summary["reused_shards"], shards),
+    )
+    for note in summary["notes"]:
+        get_run_logger().info("%s", note)
 
 
 def _summary(run: Run, counts: Mapping[str, int]) -> dict[str, Any]:
@@ -334,6 +377,7 @@ def _failed_keys(
 
 
 def _unpublished_summary(run: Run, clock: Clock, note: str) -> dict[str, Any]:
+    get_run_logger().info("%s", note)
     return {
         "published": False,
         "table": run.table,

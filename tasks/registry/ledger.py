@@ -84,6 +84,12 @@ def last(store: Store, scenario: str, flow: str, as_of: AsOf) -> dict[str, Any] 
     return {**newest[0], "versions": json.loads(newest[0]["versions"])} if newest else None
 
 
+def other_run(store: Store, scenario: str, flow: str, as_of: AsOf, run_id: str) -> dict[str, Any] | None:
+    """The newest run of a flow for an `as_of`, as `last` returns it, if it is another one than `run_id`."""
+    entry = last(store, scenario, flow, as_of)
+    return None if entry is None or entry["run_id"] == run_id else entry
+
+
 def versions(store: Store, scenario: str, flow: str, as_ofs: Collection[str]) -> dict[str, dict[str, int]]:
     """The table versions of the newest run for each of `as_ofs`, which are in ISO form."""
     ledger = rows(store)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import polars as pl
 from prefect import task
@@ -161,13 +162,12 @@ def bundle_for(scenario: Scenario, store: Store, as_of: AsOf) -> int | None:
     return int(promotions["bundle"][0]) if promotions.height else None
 
 
-def covered_by(run: Run) -> str | None:
-    """The id of another run that has published the same `as_of` from newer data; None if there is none.
+def covered_by(run: Run, other: Mapping[str, Any] | None) -> str | None:
+    """The id of the `other` run that has published the same `as_of`, if it used newer data; else None.
 
     This run began with older tables and must not replace those rows.
     """
-    other = ledger.last(run.store, run.scenario, run.flow, run.as_of)
-    if other is None or other["run_id"] == run.id:
+    if other is None:
         return None
     theirs: Mapping[str, int] = other["versions"]
     newer = any(theirs.get(name, -1) > number for name, number in run.versions.items())

@@ -55,6 +55,38 @@ def publish(scenario: Scenario, run: Run, data_files: Sequence[DataFile]) -> Pub
     return replace_partition(run, run.table, schema, data_files)
 
 
+@task(name="compare-with-replaced-rows")
+def replacement_notes(run: Run, publication: Publication, other: Mapping[str, Any] | None) -> list[str]:
+    """A note if a publication replaced rows of an `other` run for the same `as_of`, a row of the ledger.
+
+    It says how many rows have other values than before, and whether tables or bundle are others.
+    """
+    if other is None or publication.already:
+        return []
+    now, before = (
+        run.store.scan(run.table, version)
+        .filter(pl.col("as_of") == run.as_of)
+        .select(pl.exclude("bundle", "run_id"))
+        for version in (publication.version, publication.version - 1)
+    )
+    columns = now.collect_schema().names()
+    changed = now.join(before, on=columns, how="anti", nulls_equal=True)
+    heights = [rows.select(pl.len()) for rows in (changed, before)]
+    count, earlier = (one.item() for one in pl.collect_all(heights, engine="streaming"))
+    differences = [
+        f"version {number} of {name} instead of {other['versions'].get(name)}"
+        for name, number in run.versions.items()
+        if other["versions"].get(name) != number
+    ]
+    if other["bundle"] != run.bundle:
+        differences.append(f"bundle {run.bundle} instead of {other['bundle']}")
+    reason = ", ".join(differences) or "the same tables and bundle, but other options or code"
+    return [
+        f"Replaces the {earlier:,} rows of run {other['run_id']}: {count:,} of {publication.rows:,} rows have other values. "
+        f"This run used {reason}."
+    ]
+
+
 def publish_derived(run: Run, name: str, frame: pl.DataFrame) -> Publication:
     """Publish a table derived from the run's rows in the same way."""
     table = Layout(run.scenario).table(name)

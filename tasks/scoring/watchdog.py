@@ -7,6 +7,7 @@ scheduler retries the task elsewhere; the log shows where it was.
 import contextvars
 import faulthandler
 import gc
+import math
 import os
 import signal
 import sys
@@ -40,14 +41,31 @@ def limit_seconds(run: Run, override: float | None = None) -> float:
     return LIMIT_SECONDS if longest is None else max(_FLOOR_SECONDS, _TIMES_THE_LONGEST * longest)
 
 
+def step_limit_seconds(run: Run, step: str) -> float:
+    """The time after which a step of the driver counts as stuck: ten times its longest duration in earlier runs.
+
+    It is at least half an hour, and infinite if nothing is known: then the limit of the flow holds.
+    """
+    longest = (run.store.get_json(Layout(run.scenario).pace) or {}).get(f"{run.flow} {step}", math.inf)
+    return max(LIMIT_SECONDS, _TIMES_THE_LONGEST * longest)
+
+
 def remember_pace(run: Run, results: Sequence[ShardResult]) -> None:
-    """Store the duration of the run's longest shard for `limit_seconds`, if it exceeds the stored one or is less than
-    half."""
-    longest = max((one.seconds for one in results if not one.reused), default=0.0)
+    """Store the duration of the run's longest shard for `limit_seconds`."""
+    _remember(run, run.flow, max((one.seconds for one in results if not one.reused), default=0.0))
+
+
+def remember_step(run: Run, step: str, seconds: float) -> None:
+    """Store the duration of a step of the driver for `step_limit_seconds`."""
+    _remember(run, f"{run.flow} {step}", max(seconds, 1.0))
+
+
+def _remember(run: Run, what: str, seconds: float) -> None:
+    """Store a duration in seconds if it exceeds the stored one or is less than half of it."""
     paces = run.store.get_json(Layout(run.scenario).pace) or {}
-    before = paces.get(run.flow, 0.0)
-    if longest and not before / 2 < longest <= before:
-        run.store.put_json(Layout(run.scenario).pace, paces | {run.flow: longest})
+    before = paces.get(what, 0.0)
+    if seconds and not before / 2 < seconds <= before:
+        run.store.put_json(Layout(run.scenario).pace, paces | {what: seconds})
 
 
 @contextmanager

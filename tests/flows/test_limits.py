@@ -1,7 +1,11 @@
 """How long a flow may run, and how often it is tried again."""
 
 import importlib
+import math
+import os
 import re
+import subprocess
+import sys
 import time
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -9,6 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import yaml
 
+from flows.deadlines import process_deadline
 from flows.limits import INGESTING, SCORING, Limits, limited
 from flows.settings import SettingsError
 from tasks.ingest.sources import SourceError, UnreadableError
@@ -77,6 +82,44 @@ def test_a_flow_that_takes_too_long_ends_as_timed_out(prefect_api):
 
     state = sleeps(return_state=True)
     assert (state.is_failed(), state.name) == (True, "TimedOut")
+
+
+HANGS = """
+import ctypes
+from flows import limits
+
+limits._GRACE_SECONDS = 1
+
+@limits.limited(limits.Limits(1), name="hangs")
+def hangs() -> None:
+    mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+    lock(mutex)
+    lock(mutex)
+
+hangs()
+"""
+
+
+@pytest.mark.slow
+def test_a_flow_that_hangs_in_native_code_is_ended_with_its_process_and_the_log_says_where(prefect_api):
+    words = [sys.executable, "-c", HANGS]
+    environment = os.environ | {"PREFECT_API_URL": prefect_api}
+    process = subprocess.run(
+        words, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert process.returncode == 1
+    assert re.search(r'Timeout.*File "<string>", line \d+ in hangs', process.stderr, re.DOTALL)
+
+
+def test_of_nested_deadlines_the_earliest_counts_and_none_is_left(monkeypatch):
+    timers: list[float | None] = []
+    monkeypatch.setattr("faulthandler.dump_traceback_later", lambda seconds, **_: timers.append(seconds))
+    monkeypatch.setattr("faulthandler.cancel_dump_traceback_later", lambda: timers.append(None))
+    with process_deadline(1000), process_deadline(math.inf), process_deadline(10):
+        pass
+    *seconds, last = timers
+    assert [round(one, -1) for one in seconds] == [1000, 1000, 10, 1000, 1000]
+    assert last is None
 
 
 @pytest.mark.slow

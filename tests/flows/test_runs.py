@@ -1,8 +1,10 @@
 """The records of a scoring run in Prefect, and how it survives failing workers."""
 
+import math
 import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import httpx
 import polars as pl
@@ -13,6 +15,8 @@ from distributed.security import Security
 from polars.testing import assert_frame_equal
 
 from flows.cluster import local_or_named
+from tasks.scoring.watchdog import step_limit_seconds
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 from tests import steps, toy
 from tests.conftest import wait_until
@@ -149,6 +153,17 @@ def test_a_shard_that_never_ends_is_ended_and_scored_again_and_the_notes_say_so(
         assert "It was in _sleep" in note
 
 
+def test_each_step_of_the_driver_has_a_limit_from_its_own_history(command, trained):
+    score(command, trained)
+    place = Layout("toy").pace
+    paces = trained.get_json(place)
+    assert paces.keys() == {"score", "score plan", "score publish"}
+    trained.put_json(place, paces | {"score plan": 600.0})
+    run = steps.resolve(trained)
+    limits = {name: step_limit_seconds(run, name) for name in ("plan", "publish", "fit")}
+    assert limits == {"plan": 6000.0, "publish": 1800.0, "fit": math.inf}
+
+
 # Prefect
 
 
@@ -170,6 +185,26 @@ def test_a_run_is_named_after_what_it_does(command, trained, prefect_api):
     score(command, trained)
     (newest,) = ask(prefect_api, "flow_runs", sort="START_TIME_DESC", limit=1)
     assert newest["name"] == "toy-score 2024-01-03"
+
+
+def test_the_log_of_a_run_ends_with_its_outcome_and_notes(command, trained, monkeypatch):
+    lines: list[str] = []
+    monkeypatch.setattr(
+        "flows.runs.get_run_logger",
+        lambda: SimpleNamespace(info=lambda text, *values: lines.append(text % values)),
+    )
+    words = ("--raises", "n03", "--max-failed-share", "0.1")
+    version = score(command, trained, *words).json["version"]
+    outcome, note = lines
+    shards = trained.scan("toy/values").collect()["shard"].n_unique()
+    assert outcome == (
+        f"Published 11 rows as of 2024-01-03 in version {version} of toy/doubled; "
+        f"0 of {shards} shards are from an earlier start"
+    )
+    assert "n03" in note
+    lines.clear()
+    score(command, trained, *words, "--dry-run")
+    assert lines == ["Dry run: nothing was published; the scored shards are kept."]
 
 
 def test_others_can_act_on_a_published_run(command, trained, prefect_api):

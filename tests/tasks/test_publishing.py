@@ -9,7 +9,8 @@ from polars.testing import assert_frame_equal
 
 from models.scenario import CompletesRows
 from tasks.registry import ledger
-from tasks.scoring.publishing import complete, publish
+from tasks.scoring.publishing import complete, publish, replacement_notes
+from tasks.scoring.runs import Run
 from tasks.scoring.shards import plan
 from tasks.storage.faults import StoreError
 from tasks.storage.store import Store
@@ -122,6 +123,31 @@ def test_a_run_that_another_has_replaced_can_be_published_again(trained):
     steps.score(trained, bundle=2)
     assert not steps.score(trained, bundle=1).already
     assert_frame_equal(steps.published(trained), rows)
+
+
+def test_a_run_that_replaces_rows_says_of_which_run_how_many_differ_and_why(trained):
+    def notes(run: Run) -> list[str]:
+        other = ledger.other_run(trained, "toy", "score", run.as_of, run.id)
+        return replacement_notes.fn(run, steps.commit(run, steps.outcomes(run)), other)
+
+    first = steps.resolve(trained)
+    assert notes(first) == []
+    assert notes(steps.resolve(trained)) == []
+    one_value = pl.when(pl.col("name") == "n03").then(7.0).otherwise("value")
+    steps.put(trained, values().with_columns(value=one_value))
+    second = steps.resolve(trained)
+    assert notes(second) == [
+        f"Replaces the 12 rows of run {first.id}: 1 of 12 rows have other values. "
+        "This run used version 1 of values instead of 0."
+    ]
+    steps.train(trained, FIRST, loss=0.5)
+    (of_bundle,) = notes(steps.resolve(trained, bundle=2))
+    assert f"run {second.id}: 0 of 12" in of_bundle
+    assert of_bundle.endswith("This run used bundle 2 instead of 1.")
+    (of_options,) = notes(steps.resolve(trained, bundle=2, columns=["wide"]))
+    assert of_options.endswith(
+        "12 of 12 rows have other values. This run used the same tables and bundle, but other options or code."
+    )
 
 
 def test_a_run_without_rows_leaves_an_empty_partition_and_repeats_quietly(store):
