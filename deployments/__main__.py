@@ -31,11 +31,17 @@ from deployments.differences import (
 from deployments.environment import PROJECT, VARIABLES, environment
 from deployments.local import Local
 from deployments.queues import apply_queues
-from deployments.server import apply_pool, connected
+from deployments.server import apply_pool, check_version, connected
+from flows.command_line import exit_after
 from flows.server import ServerError
-from models.errors import AlmanacError
 
-app = App(name="python -m deployments", help=__doc__, version_flags=[], result_action="return_value")
+app = App(
+    name="python -m deployments",
+    help=__doc__,
+    version_flags=[],
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
 
 File = Annotated[Path, Parameter(name="--prefect-file")]
 
@@ -78,6 +84,7 @@ def deploy(prefect_file: File = PREFECT_FILE) -> int:
     values = environment()
     content = declaration(values, prefect_file)
     with connected(values) as client:
+        check_version(client)
         pool = values["ALMANAC_POOL"]
         _say(f"work pool {pool}: {apply_pool(client, values)}")
         for name, action in apply_queues(client, pool, values["ALMANAC_POOL_TYPE"]).items():
@@ -149,14 +156,7 @@ def down() -> int:
 
 def main() -> None:
     """Run the command of the command line. The exit status is 0 only when it achieved its purpose."""
-    try:
-        status = app(sys.argv[1:])
-    except AlmanacError as error:
-        Console(stderr=True).print(
-            f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
-        status = 1
-    sys.exit(status if isinstance(status, int) else 0)
+    exit_after(app)
 
 
 def _repair(

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import prefect
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from deployments.automations import check_block
 from deployments.local import LEASES_ON_DISK
-from deployments.server import connected
+from deployments.server import check_version, connected
 from flows.server import KEPT_BY_THE_SERVER
 from models.addresses import refuse_credential
 from models.errors import AlmanacError
@@ -76,13 +75,7 @@ class _Server:
     values: Mapping[str, str]
 
     def server(self) -> str:
-        server, here = self.client.api_version(), prefect.__version__
-        if _minor(server) < _minor(here):
-            raise WrongError(
-                f"{self.values['PREFECT_API_URL']} runs Prefect {server}, older than the client's {here}. Expected the same "
-                "minor version or a newer one: upgrade the server first; see docs/upgrading.md."
-            )
-        return f"{self.values['PREFECT_API_URL']} runs Prefect {server}"
+        return f"{self.values['PREFECT_API_URL']} runs Prefect {check_version(self.client)}"
 
     def password(self) -> str:
         url = self.values["PREFECT_API_URL"]
@@ -137,12 +130,3 @@ class _Server:
 
     def _settings(self) -> Any:
         return self.client.request("GET", "/admin/settings").json()["server"]
-
-
-def _minor(version: str) -> tuple[int, ...]:
-    """The first two numbers of a version.
-
-    >>> _minor("3.8.8rc1")
-    (3, 8)
-    """
-    return tuple(int(part) for part in version.split(".")[:2])

@@ -5,7 +5,6 @@ import os
 import secrets
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,10 +12,9 @@ import httpx
 import psutil
 
 from deployments.environment import PROJECT
-from flows.server import KEPT_BY_THE_SERVER, RECORDED_TOGETHER, spare_loopback
+from flows.server import KEPT_BY_THE_SERVER, RECORDED_TOGETHER, spare_loopback, wait_for_start
 from models.errors import AlmanacError
 
-_START_SECONDS = 180
 _STOP_SECONDS = 30
 SERVER, WORKER = "server", "worker"
 LEASES_ON_DISK = {
@@ -146,11 +144,8 @@ class Local:
         self._record(name).write_text(json.dumps(record))
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
-            if not self.running(SERVER) or time.monotonic() > deadline:
-                raise LocalError(f"The Prefect server did not start. Its log says why: {self._log(SERVER)}.")
-            time.sleep(0.2)
+        if not wait_for_start(self._answers, lambda: self.running(SERVER) is not None):
+            raise LocalError(f"The Prefect server did not start. Its log says why: {self._log(SERVER)}.")
 
     def _answers(self) -> bool:
         try:

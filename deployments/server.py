@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import prefect
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import DeploymentFilter, FlowFilter, WorkPoolFilter
@@ -25,6 +26,26 @@ def connected(values: Mapping[str, str]) -> Iterator[SyncPrefectClient]:
     check_api(url, "Start one with `make deploy` or `prefect server start`, or correct the variable.")
     with temporary_settings(admission(url)), get_client(sync_client=True) as client:
         yield client
+
+
+def check_version(client: SyncPrefectClient) -> str:
+    """The version of the server. Raises `ServerError` if its minor version is older than that of this client."""
+    server, here = client.api_version(), prefect.__version__
+    if _minor(server) < _minor(here):
+        raise ServerError(
+            f"{client.api_url} runs Prefect {server}, older than the client's {here}. Expected the same minor version or a "
+            "newer one: upgrade the server first; see docs/upgrading.md."
+        )
+    return server
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version.
+
+    >>> _minor("3.8.8rc1")
+    (3, 8)
+    """
+    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def apply_pool(client: SyncPrefectClient, values: Mapping[str, str]) -> str:

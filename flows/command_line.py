@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -100,9 +100,21 @@ def application() -> App:
 
 def main() -> None:
     """Run the command of the command line. The exit status is 0 only when it achieved its purpose."""
+
+    def call(words: Sequence[str]) -> Any:
+        _check_words(words)
+        return application()(words)
+
+    exit_after(call)
+
+
+def exit_after(call: Callable[[Sequence[str]], Any]) -> NoReturn:
+    """Call with the words of the command line, and exit with the status that it returns.
+
+    An error that says what to do, an interrupt, and a reader of the output that has gone are no tracebacks.
+    """
     try:
-        _check_words(sys.argv[1:])
-        status = application()(sys.argv[1:])
+        status = call(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader, for example `head`, has closed the pipe. Write nothing more, even when the interpreter exits.
@@ -154,10 +166,10 @@ def _run(command: Command, parameters: dict[str, Any], session: Shown) -> int:
     else:
         with _only_json_on_stdout():
             result = command.load()(**parameters)
-    if isinstance(result, WithStatus) and result.text is not None:
-        print(result.text, end="")
-    elif session.json:
+    if session.json:
         print(json.dumps(_finite(result), default=str, allow_nan=False))
+    elif isinstance(result, WithStatus) and result.text is not None:
+        print(result.text, end="")
     else:
         _show(result)
     return result.exit_status if isinstance(result, WithStatus) else 0

@@ -40,7 +40,7 @@ from flows.workers import environment
 from models.addresses import refuse_credential
 from models.errors import AlmanacError
 
-_START_SECONDS, _HANGING_SECONDS = 120, 20
+_START_SECONDS, _NEWS_SECONDS, _HANGING_SECONDS = 900, 20, 20
 _IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "TRIGGERS")
 """Services of a Prefect server that runs of commands do not need: for deployments, work pools and automations."""
 
@@ -287,20 +287,36 @@ def _schema() -> str | None:
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise ServerError(
-                f"The local Prefect server ended with status {process.returncode} before it answered. "
-                "Start one by hand with `prefect server start` to see why, and set PREFECT_API_URL."
-            )
-        if _answers(url, 2):
-            return
-        time.sleep(0.1)
+    if wait_for_start(lambda: _answers(url, 2), lambda: process.poll() is None):
+        return
+    if process.returncode is not None:
+        raise ServerError(
+            f"The local Prefect server ended with status {process.returncode} before it answered. "
+            "Start one by hand with `prefect server start` to see why, and set PREFECT_API_URL."
+        )
     raise ServerError(
         f"The local Prefect server did not answer at {url} within {_START_SECONDS} s. "
         "Try again, or start one with `prefect server start` and set PREFECT_API_URL."
     )
+
+
+def wait_for_start(answers: Callable[[], bool], is_running: Callable[[], bool]) -> bool:
+    """Wait until a server that is starting answers, as long as it runs; return whether it does.
+
+    On a busy machine that takes minutes: lines on standard error say for how long it has been starting.
+    """
+    start = news = time.monotonic()
+    while not answers():
+        now = time.monotonic()
+        if now > start + _START_SECONDS or not is_running():
+            return False
+        if now >= news + _NEWS_SECONDS:
+            news = now
+            print(
+                f"The Prefect server has been starting for {now - start:,.0f} s", file=sys.stderr, flush=True
+            )
+        time.sleep(0.1)
+    return True
 
 
 def _answers(url: str, seconds: float) -> bool:

@@ -19,7 +19,7 @@ import pytest
 from prefect.events import Event
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-from prefect.states import Failed, Running, Scheduled, State
+from prefect.states import Cancelling, Failed, Pending, Running, Scheduled, State
 
 from deployments.automations import AUTOMATIONS_FILE, apply_automations, automations
 from deployments.environment import environment
@@ -251,6 +251,16 @@ def test_a_missing_variable_is_named_before_anything_is_deployed(deployments, cl
     assert tmp_path.name not in {pool.name for pool in client.read_work_pools()}
 
 
+def test_nothing_is_deployed_to_a_server_that_is_older_than_its_client(
+    deployments, client, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("deployments.server.prefect.__version__", "3.99.0")
+    output = deployments("deploy", ALMANAC_STORE=STORE, ALMANAC_POOL=tmp_path.name)
+    assert output.status == 1
+    assert re.search(r"runs Prefect 3\.\d+\.\d+, older than the client's 3\.99\.0", output.err)
+    assert tmp_path.name not in {pool.name for pool in client.read_work_pools()}
+
+
 def test_a_server_that_does_not_answer_is_named(deployments):
     output = deployments("drift", ALMANAC_STORE=STORE, PREFECT_API_URL="http://127.0.0.1:9/api")
     assert output.status == 1
@@ -423,7 +433,7 @@ def received() -> Iterator[list[str]]:
     listener.shutdown()
 
 
-def test_failed_late_and_silent_runs_raise_an_alert(all_of_it, client, local, received, tmp_path):
+def test_failed_late_silent_and_waiting_runs_raise_an_alert(all_of_it, client, local, received, tmp_path):
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
     address = received.pop()
@@ -433,7 +443,7 @@ def test_failed_late_and_silent_runs_raise_an_alert(all_of_it, client, local, re
             "alerts", overwrite=True
         )
     quick = tmp_path / "automations.yaml"
-    quick.write_text(AUTOMATIONS_FILE.read_text().replace("within: 300", "within: 10"))
+    quick.write_text(re.sub(r"within: (300|900)", "within: 10", AUTOMATIONS_FILE.read_text()))
     values = environment(
         {"PREFECT_API_URL": local.url, "ALMANAC_STORE": STORE, "ALMANAC_ALERT_BLOCK": "custom-webhook/alerts"}
     )
@@ -447,10 +457,15 @@ def test_failed_late_and_silent_runs_raise_an_alert(all_of_it, client, local, re
     run_id = {"prefect.resource.id": f"prefect.flow-run.{silent}"}
     emit(client, "prefect.flow-run.heartbeat", resource=run_id, related=related)
     started(client, "breaks", Failed(message="the disk is full"))
+    started(client, "waits", Pending())
+    started(client, "hangs", Cancelling())
     late = client.read_deployment_by_name("sales-forecast/weekly")
     state = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(minutes=1))
     client.create_flow_run_from_deployment(late.id, state=state)
-    expected = ("breaks has failed", "sales-forecast is late", "It has stopped without a word")
+    expected = (
+        *("breaks has failed", "sales-forecast is late", "It has stopped without a word"),
+        *("waits stays Pending", "hangs stays Cancelling"),
+    )
     wait_until(
         lambda: all(any(one in text for text in received) for one in expected), 90, f"{expected}: {received}"
     )

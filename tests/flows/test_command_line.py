@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import deployments.__main__
 import flows.sales
 from flows import command_line
 from flows.command_line import application
@@ -224,16 +225,20 @@ def test_an_error_in_the_code_is_shown_with_its_traceback_and_is_a_failure(comma
         command("toy", "score", "--store", trained)
 
 
-def test_who_interrupts_a_command_is_told_how_to_go_on(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("program", "step", "words"),
+    [(command_line, "_run", ["health"]), (deployments.__main__, "environment", ["check"])],
+)
+def test_who_interrupts_a_command_is_told_how_to_go_on(monkeypatch, capsys, program, step, words):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command_line, "_run", interrupted)
-    monkeypatch.setattr("sys.argv", ["python -m flows", "health"])
+    monkeypatch.setattr(program, step, interrupted)
+    monkeypatch.setattr("sys.argv", ["python -m program", *words])
     handler = signal.getsignal(signal.SIGINT)
     try:
         with pytest.raises(SystemExit) as exit:
-            command_line.main()
+            program.main()
     finally:
         signal.signal(signal.SIGINT, handler)
     assert exit.value.code == 130
