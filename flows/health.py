@@ -28,16 +28,17 @@ def check(metrics: bool = False, store: str | None = None) -> Mapping[str, Any]:
     stale = [one.scenario for one in reports if one.stale]
     notes = [f"{name}: the last complete time is not published." for name in late]
     notes += [f"{name}: no new data arrives." for name in stale]
+    if not reports:
+        notes = [f"{data_store.uri}: nothing has been ingested yet. Start with: python -m flows demo"]
     ok = bool(reports) and not (late or stale)
     result = {
         "store": data_store.uri,
         "ok": ok,
         "scenarios": [asdict(one) for one in reports],
-        "notes": notes
-        if reports
-        else [f"{data_store.uri}: nothing has been ingested yet. Start with: python -m flows demo"],
+        "notes": notes,
     }
-    text = prometheus(reports) if metrics else None
+    lines = [*map(str, reports), *notes]
+    text = prometheus(reports) if metrics else "\n".join(lines) + "\n"
     return WithStatus(result, exit_status=0 if ok else 3, text=text)
 
 

@@ -16,7 +16,8 @@ from tasks.storage.store import Store
 def status(check: bool = False, store: str | None = None) -> Mapping[str, Any]:
     """Show what was ingested, how fresh it is, and what is in quarantine and why.
 
-    A scenario is fresh if its data ends less than two of its cadences ago.
+    A scenario is fresh if its data ends less than two of its cadences ago; an ingest may take two hours, or a quarter of
+    the cadence, longer.
 
     Args:
         check: Exit with status 3 if the data of a scenario is not fresh, or there is none.

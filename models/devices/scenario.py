@@ -82,6 +82,7 @@ class Devices(
     layouts = LAYOUTS
     cadence = HOUR
     derived_tables = ("incidents", "levels")
+    alarms = ("incidents", pl.col("is_new_alarm"))
     search = DevicesSearch()
     load = staticmethod(Model.of)
     estimate = staticmethod(interchange.estimate)

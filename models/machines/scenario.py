@@ -91,6 +91,7 @@ class Machines(
     """Whether the times of telemetry in sources mark start or end; set by the first ingest for all later ones."""
     derived_tables = ("risks", "alarms")
     """The alarms, and the published risks: a page also shows those of earlier runs."""
+    alarms = ("alarms", pl.col("state") == alarms.OPENED)
     layouts = LAYOUTS
     cadence = timedelta(days=1)
     ground_truth = GROUND_TRUTH

@@ -125,6 +125,9 @@ class DerivesFromBundle(DerivesTables):
 class EmitsEvents(ABC):
     """The scenario emits events for published rows."""
 
+    alarms: tuple[str, pl.Expr] | None = None
+    """A derived table, and the condition for its rows that are new alarms of their run; None: there are no alarms."""
+
     @abstractmethod
     def events(
         self, rows: pl.LazyFrame, frames: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]

@@ -16,6 +16,7 @@ _COMMITS = 50
 """The number of commits searched for the last one that brought rows; compaction brings none."""
 _EXAMPLE = 200
 _LATE = 2
+_HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def _written(store: Store, path: str, version: int) -> datetime:
 def freshness(
     scenario: Scenario, statuses: Sequence[TableStatus], now: datetime
 ) -> tuple[float | None, bool | None]:
-    """Hours since the last time of the scenario's first table, and whether that is at most two of its cadences.
+    """Hours since the last time of the scenario's first table, and whether that is at most two of its cadences and the
+    time allowed.
 
     Both are None if the table has no times or does not exist; the second also without a cadence.
     """
@@ -90,13 +92,21 @@ def freshness(
     last = next((status.last for status in statuses if status.table == first), None)
     if last is None:
         return None, None
-    fresh = None if scenario.cadence is None else not is_stale(scenario, last, now)
-    return round((now - as_moment(last)) / timedelta(hours=1), 1), fresh
+    fresh = None if scenario.cadence is None else not is_stale(scenario, last, now - time_allowed(scenario))
+    return round((now - as_moment(last)) / _HOUR, 1), fresh
 
 
 def is_stale(scenario: Scenario, last: date, now: datetime) -> bool:
     """Whether data that ends at `last` is more than two of the scenario's cadences old; never without a cadence."""
     return scenario.cadence is not None and now - as_moment(last) > _LATE * scenario.cadence
+
+
+def time_allowed(scenario: Scenario) -> timedelta:
+    """The time that an ingest or a run may take until it counts as overdue: two hours, or a quarter of the cadence.
+
+    Weeks end on Sunday night, and are ingested on Monday morning.
+    """
+    return max(2 * _HOUR, (scenario.cadence or timedelta(days=1)) / 4)
 
 
 def quarantined(store: Store, scenario: str) -> list[dict[str, Any]]:

@@ -7,16 +7,14 @@ from typing import Any
 
 import polars as pl
 
-from models.scenario import AsOf, Scenario
+from models.scenario import AsOf, EmitsEvents, Scenario
 from models.times import as_moment
-from tasks.ingest.status import is_stale
+from tasks.ingest.status import is_stale, time_allowed
 from tasks.registry import bundles, ledger
 from tasks.storage.layout import DRIFT, Layout
 from tasks.storage.store import Store
 
-_HOUR = timedelta(hours=1)
-_SLACK = 2 * _HOUR
-"""The time for which a complete `as_of` may stay unpublished; a quarter of the cadence if that is longer."""
+_HOUR, _WEEK = timedelta(hours=1), timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -37,12 +35,32 @@ class Health:
     champion_age_days: float | None
     fallback_share: float | None
     failed_keys: int | None
+    alarms_per_day: float | None
     quarantined_rows: int
+    quarantined_share: float
     drifted_features: int | None
 
     @property
     def ok(self) -> bool:
         return not self.late and not self.stale
+
+    def __str__(self) -> str:
+        """The health in one line."""
+        verdict = " and ".join(word for word in ("late", "stale") if getattr(self, word)) or "ok"
+        facts = [
+            f"{self.scenario}: {verdict}",
+            f"published {self.published or 'nothing'}, due {self.due}",
+            f"data {self.data_age_hours:,} h old",
+            "no champion"
+            if self.champion is None
+            else f"champion {self.champion}, {self.champion_age_days} days old",
+            None if self.fallback_share is None else f"fallbacks {self.fallback_share:.1%}",
+            f"failed keys {self.failed_keys:,}" if self.failed_keys else None,
+            None if self.alarms_per_day is None else f"{self.alarms_per_day:,} alarms a day",
+            f"quarantine {self.quarantined_share:.1%}",
+            None if self.drifted_features is None else f"drifted features {self.drifted_features}",
+        ]
+        return "; ".join(fact for fact in facts if fact)
 
 
 def health(scenario: Scenario, store: Store, now: datetime) -> Health | None:
@@ -55,10 +73,12 @@ def health(scenario: Scenario, store: Store, now: datetime) -> Health | None:
     run = _last_run(scenario, store)
     last = None if run is None else type(due).fromisoformat(str(run["as_of"]))
     champion = bundles.champion(store, scenario.name)
+    quarantined = store.rows(Layout(scenario.name).table("quarantine"))
+    row_count = sum(store.rows(paths[name]) for name in tables)
     return Health(
         scenario=scenario.name,
         late=None if champion is None else _late(scenario, last, due, now),
-        stale=None if scenario.cadence is None else is_stale(scenario, due, now),
+        stale=None if scenario.cadence is None else is_stale(scenario, due, now - time_allowed(scenario)),
         published=None if last is None else last.isoformat(),
         due=due.isoformat(),
         data_age_hours=round((now - as_moment(due)) / _HOUR, 1),
@@ -67,7 +87,9 @@ def health(scenario: Scenario, store: Store, now: datetime) -> Health | None:
         champion_age_days=None if champion is None else _age_days(store, scenario.name, champion, now),
         fallback_share=None if run is None else round(run["fallback"] / max(run["requested"], 1), 4),
         failed_keys=None if run is None else int(run["failed"]),
-        quarantined_rows=store.rows(Layout(scenario.name).table("quarantine")),
+        alarms_per_day=None if last is None else _alarms_per_day(scenario, store, last),
+        quarantined_rows=quarantined,
+        quarantined_share=round(quarantined / max(quarantined + row_count, 1), 4),
         drifted_features=_drifted_features(store, scenario.name),
     )
 
@@ -99,7 +121,7 @@ def _late(scenario: Scenario, last: AsOf | None, due: AsOf, now: datetime) -> bo
         return False
     cadence = scenario.cadence or timedelta(days=1)
     complete = as_moment(due) if isinstance(due, datetime) else as_moment(due) + cadence
-    return now - complete > max(_SLACK, cadence / 4)
+    return now - complete > time_allowed(scenario)
 
 
 def _last_run(scenario: Scenario, store: Store) -> dict[str, Any] | None:
@@ -119,6 +141,20 @@ def _age_days(store: Store, scenario: str, champion: int, now: datetime) -> floa
         if isinstance(registration, date)
         else None
     )
+
+
+def _alarms_per_day(scenario: Scenario, store: Store, last: AsOf) -> float | None:
+    """New alarms per day in the runs of the week up to `last`; None for a scenario without alarms."""
+    if not isinstance(scenario, EmitsEvents) or scenario.alarms is None or scenario.cadence is None:
+        return None
+    name, is_alarm = scenario.alarms
+    path = Layout(scenario.name).table(name)
+    as_ofs = [one for one in store.as_ofs(path) if last - _WEEK < one <= last]
+    if not as_ofs:
+        return None
+    week = store.scan(path).filter(pl.col("as_of").is_in(as_ofs), is_alarm)
+    count = int(week.select(pl.len()).collect().item())
+    return round(count / (len(as_ofs) * (scenario.cadence / timedelta(days=1))), 2)
 
 
 def _drifted_features(store: Store, scenario: str) -> int | None:

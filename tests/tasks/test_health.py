@@ -3,13 +3,16 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
+import polars as pl
 import pytest
 
 from flows import health as health_command
 from flows import watching
+from models.scenario import DerivesTables, EmitsEvents
 from tasks.monitoring.health import health, prometheus
 from tasks.scoring import catch_up
 from tasks.scoring.catch_up import skipped
+from tasks.scoring.events import derive
 from tests import steps, toy
 from tests.toy import TOY, Toy
 
@@ -65,9 +68,46 @@ def test_days_between_the_last_published_one_and_this_are_named_once_there_is_on
 def test_data_that_no_newer_ones_follow_are_stale(store):
     steps.put(store)
     last = datetime.combine(date(2024, 1, 3), datetime.min.time(), UTC)
-    assert not health(Daily(), store, last + timedelta(days=2)).stale
-    assert health(Daily(), store, last + timedelta(days=2, hours=1)).stale
+    assert not health(Daily(), store, last + timedelta(days=2, hours=6)).stale
+    assert health(Daily(), store, last + timedelta(days=2, hours=7)).stale
     assert health(TOY, store, last + timedelta(days=99)).stale is None
+
+
+class Alarming(Daily, EmitsEvents, DerivesTables):
+    """The toy with an alarm for two names in each run."""
+
+    derived_tables = ("doubles",)
+    alarms = ("doubles", pl.col("name").is_in(["n01", "n02"]))
+
+    def derive(self, rows, earlier, tables, as_of, options):
+        return {"doubles": rows.select("name", "value").collect()}
+
+    def events(self, rows, frames, as_of, options):
+        return []
+
+
+def test_alarms_are_counted_by_the_day_over_the_runs_of_the_last_week(store):
+    scenario = Alarming()
+    steps.put(store, toy.values(names=4, days=10))
+    steps.train(store, date(2024, 1, 1), scenario)
+    for day in (1, 9, 10):
+        run = steps.resolve(store, date(2024, 1, day), scenario=scenario)
+        steps.commit(run, steps.outcomes(run, scenario), scenario)
+        derive.fn(scenario, run)
+    status = health(scenario, store, AFTER)
+    assert status.alarms_per_day == 2.0
+    assert "; 2.0 alarms a day; quarantine 0.0%" in str(status)
+    assert health(Daily(), store, AFTER).alarms_per_day is None
+
+
+def test_each_scenario_has_a_line_of_its_own(command, store):
+    steps.put(store)
+    steps.train(store)
+    steps.score(store)
+    output = command("health", "--store", store.uri)
+    assert output.status == 0
+    assert output.out.count("\n") == 1
+    assert output.out.startswith("toy: ok; published 2024-01-03, due 2024-01-03; data ")
 
 
 def test_prometheus_reads_a_line_for_each_figure_that_is_known(store):
