@@ -79,6 +79,10 @@ class ReadingsTable(Table):
         points = good.select(*KEY, begin, pl.col("time").alias("at"), "value")
         return AcceptResult(points, bad, ignored_columns)
 
+    def unique_in(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """With the option `duplicates`, one reading counts for each time of a sensor, otherwise all that differ."""
+        return (*KEY, "at") if options.get("duplicates") else ()
+
     def fold(self, stored_rows: pl.LazyFrame | None, rows: pl.DataFrame) -> FoldResult:
         """Merges points into the stored intervals that they touch. Points of a closed interval are refused."""
         points = rows.drop("shard")
@@ -204,7 +208,6 @@ TABLES: dict[str, Table] = {
         unique=(*KEY, "time"),
         shard_by=("device",),
         rows_at_a_time=2_000_000,
-        may_repeat=True,
         harmless=("duplicate", "tag_of_words"),
         wide=("tag", "value"),
         advice={

@@ -54,8 +54,6 @@ class Table:
     """Whether a source may have no rows, such as a night without a failure."""
     rows_at_a_time: int | None = None
     """The number of rows that are read and folded at a time; None: all, because `check` needs them."""
-    may_repeat: bool = False
-    """Whether rows may have the same unique columns, because `fold` combines them."""
     harmless: tuple[str, ...] = ()
     """Rules whose breach costs only the row: it does not count towards refusing the source."""
     advice: Mapping[str, str] = field(default_factory=dict)
@@ -92,11 +90,15 @@ class Table:
             types=options.get("types", {}),
         )
 
+    def unique_in(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """The columns that identify a row among the accepted ones of an ingest; empty if `fold` combines all rows."""
+        return self.unique
+
     def one_of_each(
         self, rows: pl.DataFrame, files: pl.DataFrame, options: Mapping[str, Any]
     ) -> pl.DataFrame:
-        """Accepted rows of all files, with one for each combination of the unique columns: see `models.contracts`."""
-        return one_of_each(rows, files, self.unique, options.get("duplicates"), self.amounts)
+        """Accepted rows of all files, with one for each combination of `unique_in`: see `models.contracts`."""
+        return one_of_each(rows, files, self.unique_in(options), options.get("duplicates"), self.amounts)
 
     def check(self, frame: pl.DataFrame, stored_tables: Frames) -> None:
         """Raise `ContractError` if `frame`, the good rows, is wrong as a whole.

@@ -10,6 +10,7 @@ import polars as pl
 from models.contracts import COLUMNS, FILE, QUARANTINE, ROW, RULE, is_unknown
 from models.errors import ContractError
 from models.scenario import Scenario, Table, with_shard
+from models.times import far_from_others
 from tasks.ingest import capture
 from tasks.ingest.alike import SUM, alike, sums
 from tasks.ingest.decimals import units_in_names, units_of, with_points
@@ -158,9 +159,11 @@ def _check(
         raise SourceError(
             f"{request.sources[table.name]}: there is a header but no rows. Expected at least one."
         )
-    if intake.good.height and not table.may_repeat:
+    if intake.good.height and table.unique_in(options):
         rows = _merged(table, intake.good, files, options, folder / "merged")
         intake.merged, intake.good = intake.good.height - rows.height, rows
+    if len(files) > 1 and intake.good.height:
+        _remove_far(table, intake, request.sources[table.name], folder / "near")
     request.units[table.name] = intake.units
     if intake.good.height:
         intake.ignored -= {*intake.good.rows().collect_schema()} - {"shard"}
@@ -180,7 +183,12 @@ def _merged(
     """
     at_a_time = table.rows_at_a_time if table.shard_by else None
     if at_a_time is not None:
-        keys = good.rows().select(pl.struct(table.unique).hash()).collect(engine="streaming").to_series()
+        keys = (
+            good.rows()
+            .select(pl.struct(table.unique_in(options)).hash())
+            .collect(engine="streaming")
+            .to_series()
+        )
         if keys.n_unique() == good.height:
             return good
     rows, result = good.rows().with_row_index(ROW), Staged(folder, at_a_time and _STAGED_IN_MEMORY)
@@ -201,6 +209,24 @@ def _merged(
             names = {name for _, name, _ in files}
             raise ContractError(f"{table.name if len(names) > 1 else names.pop()}: {error}") from None
     return result
+
+
+def _remove_far(table: Table, intake: Intake, source: str, folder: Path) -> None:
+    """Move rows to the bad ones whose time is far from those of all files."""
+    schema = intake.good.rows().collect_schema()
+    for time in (c for c in table.unique if c in schema and schema[c].is_temporal()):
+        times = intake.good.rows().select(time).collect(engine="streaming").to_series()
+        far_times = times.filter(far_from_others(times)).unique()
+        if far_times.is_empty():
+            continue
+        is_far = pl.col(time).is_in(far_times.implode())
+        rows = intake.good.rows().filter(is_far).collect()
+        rule = pl.lit(f"{time}|far_from_others").alias(RULE)
+        intake.bad.add(as_bad(rows.drop("shard", strict=False).with_columns(rule), source, None))
+        near = Staged(folder, _STAGED_IN_MEMORY)
+        for frame in intake.good.rows().filter(~is_far).collect_batches(maintain_order=True):
+            near.add(frame)
+        intake.good = near
 
 
 def _with_footers(bad: pl.DataFrame, rows: pl.DataFrame, table: Table) -> pl.DataFrame:
@@ -280,6 +306,7 @@ def _batches(
             units.setdefault(names.get(column, column), {})[unit.strip()] = one.name
         for column, unit in units_in_names(one.columns).items():
             units.setdefault(column, {})[unit] = one.name
+        further = {*further, *inputs[-1].columns} if table.covariates else further
     intake.alike += _units_in_words(table, units, {column for one in inputs for column in one.columns})
     intake.units |= {column: next(iter(files)) for column, files in units.items()}
     for one in inputs:

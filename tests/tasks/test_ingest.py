@@ -532,6 +532,21 @@ def test_rows_of_two_files_that_differ_are_refused_unless_the_later_one_counts(s
     assert written(store) == {HISTORY: 0}
 
 
+def test_a_time_that_is_far_from_those_of_all_files_goes_to_quarantine(store, tmp_path):
+    csv(tmp_path / "in", sales(), "1.csv")
+    csv(tmp_path / "in", sales(skus=1, weeks=1, start=date(1970, 1, 5)).head(1), "2.csv")
+    result = read(store, "history", str(tmp_path / "in"), SALES)
+    assert (result.read, result.accepted, result.rules) == (81, 80, {"week|far_from_others": 1})
+    assert table(store)["week"].min() == MONDAY
+
+
+def test_a_further_column_is_one_if_files_spell_it_in_two_ways(store, tmp_path):
+    csv(tmp_path / "in", sales(), "1.csv")
+    csv(tmp_path / "in", sales(start=MONDAY + timedelta(weeks=8)).rename({"price": "PRICE"}), "2.csv")
+    read(store, "history", str(tmp_path / "in"), SALES)
+    assert table(store)["price"].null_count() == 0
+
+
 def test_rows_of_several_files_are_averaged_as_those_of_one(store, tmp_path):
     for name, units in {"a": (2, 4), "b": (9,)}.items():
         lines = [f"1,s,2024-01-01,{value}" for value in units]

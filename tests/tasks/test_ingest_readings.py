@@ -131,6 +131,16 @@ def test_a_run_opens_no_more_files_of_the_readings_however_often_they_came(store
     assert store.scan("devices/readings", version=3).collect().height == 4
 
 
+@pytest.mark.parametrize(("duplicates", "mean"), [(None, 2), ("average", 2), ("last", 3)])
+def test_readings_of_one_time_all_count_unless_it_is_said_which(store, tmp_path, duplicates, mean):
+    folder = csv(tmp_path, f"d,t,{at(0)},1", file="in/1.csv").parent
+    csv(tmp_path, f"d,t,{at(0)},3", file="in/2.csv")
+    bring(store, folder, duplicates=duplicates)
+    assert table(store)["mean"].to_list() == [mean]
+    with pytest.raises(ContractError, match=r"value is 1\.0 and 3\.0 in 1\.csv and 2\.csv"):
+        bring(store, folder, duplicates="refuse")
+
+
 def test_devices_that_look_like_those_of_earlier_readings_are_told_once(store, tmp_path):
     bring(store, csv(tmp_path, f"pump-1,t,{at(0)},1"))
     (note,) = bring(store, csv(tmp_path, f"Pump-1,t,{at(60)},1")).alike
