@@ -64,7 +64,7 @@ class Local:
 
     def password(self) -> str:
         """The password of the API, which the first call generates at random."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             file = os.open(self.password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
@@ -129,7 +129,7 @@ class Local:
             return None
 
     def _start(self, name: str, words: tuple[str, ...], environment: Mapping[str, str]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._log(name).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "prefect", *words],

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -18,6 +19,7 @@ from tasks.storage.faults import StoreError, lasting_error
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 from tasks.storage.tables import compact, crowded_partitions, partition_column
+from tasks.storage.uris import is_remote
 
 _LOG = "_delta_log"
 _LOG_RETENTION = "delta.logRetentionDuration"
@@ -68,6 +70,7 @@ def tidy_table(store: Store, name: str, retention_days: int, now: datetime, *, d
     compacted = removed = 0
     problem = None
     try:
+        _check_links(store, name)
         compacted = store.retrying(name, lambda: _compact(store.table(name), since, dry_run=dry_run))
         table = store.table(name)
         if not dry_run:
@@ -87,6 +90,13 @@ def tidy_table(store: Store, name: str, retention_days: int, now: datetime, *, d
         other = f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
         problem = str(lasting_error(store.uri, error) or other)
     return Cleanup(name, compacted, removed, versions, problem)
+
+
+def _check_links(store: Store, name: str) -> None:
+    """Raise `StoreError` for a table with a link in its folder: delta-rs would remove files where the link leads."""
+    paths = () if is_remote(store.uri) else Path(store.uri_of(name)).rglob("*")
+    if link := next((path for path in paths if path.is_symlink()), None):
+        raise StoreError(f"{link}: a link in the folder of a table, which is not tidied. Remove the link.")
 
 
 def recorded_versions(store: Store, name: str, since: datetime) -> list[int]:
@@ -208,10 +218,16 @@ def _folders(store: Store, folder: str | None) -> list[str]:
 
 
 def files_under(store: Store, folder: str) -> Iterator[tuple[str, datetime]]:
-    """Paths of all files under a folder, and the times of their last change."""
+    """Paths of all files under a folder of a scenario, and the times of their last change.
+
+    Files elsewhere, to which a link in that folder leads, are left out.
+    """
+    root = Path(store.uri, *folder.split("/")[:2]).resolve()
     for batch in store.files.list(f"{folder}/"):
         for item in batch:
-            yield str(item["path"]), item["last_modified"]
+            path = str(item["path"])
+            if is_remote(store.uri) or Path(store.uri, path).resolve().is_relative_to(root):
+                yield path, item["last_modified"]
 
 
 def remove(store: Store, paths: Iterable[str], *, dry_run: bool) -> list[str]:

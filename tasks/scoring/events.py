@@ -1,5 +1,6 @@
 """The steps after an ingest or a published run: derived tables, events, and Prefect artifacts."""
 
+import re
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -173,5 +174,10 @@ def _artifacts(scenario: Scenario, run: Run, summary: Mapping[str, Any], page: s
         rows, key=f"{key}-summary", description=f"{scenario.name} as of {time_text(run.as_of)}"
     )
     create_link_artifact(link, key=f"{key}-page", link_text="Page of the run")
-    notes = "\n".join(f"- {note}" for note in summary["notes"]) or "Nothing out of the ordinary."
+    notes = "\n".join(f"- {as_markdown(note)}" for note in summary["notes"]) or "Nothing out of the ordinary."
     create_markdown_artifact(f"# {run.id}\n\n[{page}]({link})\n\n{notes}", key=f"{key}-notes")
+
+
+def as_markdown(text: str) -> str:
+    """Markdown that shows a text as it is: no name in it becomes a link, an image or an element."""
+    return re.sub(r"([\\`*_\[\]<>!:])", r"\\\1", text)

@@ -308,7 +308,8 @@ def test_another_web_page_starts_no_run(all_of_it, client, local):
 def test_the_password_of_the_server_is_its_owners_and_stays(local, tmp_path):
     assert stat.S_IMODE(local.password_file.stat().st_mode) == 0o600
     assert Local(1, local.folder).password() == local.password()
-    assert Local(1, tmp_path).password() != local.password()
+    assert Local(1, tmp_path / "other").password() != local.password()
+    assert stat.S_IMODE((tmp_path / "other").stat().st_mode) == 0o700, "logs name keys and sources"
 
 
 # a run

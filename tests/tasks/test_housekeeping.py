@@ -240,6 +240,26 @@ def test_folders_of_published_runs_go_after_a_day_and_of_others_when_they_are_ol
     assert store.names("toy/runs") == []
 
 
+def test_nothing_is_removed_where_a_link_in_a_store_leads(store, tmp_path):
+    steps.put(store)
+    steps.train(store, date(2024, 1, 1))
+    steps.score(store, date(2024, 1, 2))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious.parquet").write_text("x")
+    (run,) = {path.split("/")[2] for path in store.names("toy/runs") if "score" in path}
+    for page in ("first", "newest"):
+        store.put(f"toy/pages/{page}.html", b"")
+    age(Store(str(tmp_path)), 100)
+    for folder in ("toy/runs/link", f"toy/runs/{run}/link", "toy/pages/link", f"{VALUES}/link"):
+        Path(store.uri, folder).symlink_to(elsewhere)
+    assert "toy/runs/link" not in expire_runs.fn(store, "toy", 30, now(), dry_run=False)
+    (page,) = expire_pages.fn(store, "toy", 30, now(), dry_run=False)
+    assert page.endswith(".html")
+    assert "a link in the folder of a table" in str(tidy(store).problem)
+    assert (elsewhere / "precious.parquet").exists()
+
+
 def test_a_run_whose_folder_is_gone_is_repeated_with_the_same_rows(store):
     steps.put(store)
     steps.train(store, date(2024, 1, 1))

@@ -10,11 +10,13 @@ from html.parser import HTMLParser
 
 import polars as pl
 import pytest
+from markdown_it import MarkdownIt
 
 from models.page.blocks import INK, Block, Chart, Explorer, Figures, Grid, Line, Section, Text, Track
 from models.sales.sections import sections
 from tasks.page import render as reports
 from tasks.page.render import render
+from tasks.scoring.events import as_markdown
 from tests.sales_run import a_run
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=http://example.org/x onerror=hacked()>"
@@ -194,3 +196,13 @@ def test_an_explorer_without_series_says_so() -> None:
 
 def test_a_small_page_is_mostly_the_chart_library() -> None:
     assert len(render("Sales", "as of today", sections(a_run()))) < 2_500_000
+
+
+def test_a_hostile_name_is_only_text_in_the_notes_that_prefect_shows() -> None:
+    note = (
+        f"{HOSTILE} ![x](http://example.org/x) [y](http://example.org) <http://example.org> *a*_b_ at 12:30"
+    )
+    html = MarkdownIt("commonmark").render(f"- {as_markdown(note)}")
+    elements = Elements(html)
+    assert [tag for tag, _ in elements.found] == ["ul", "li"]
+    assert "".join(text for _, text in elements.text).strip() == note
