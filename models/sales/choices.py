@@ -3,6 +3,7 @@
 The errors are those of rows of `raw_forecasts.of_origin`.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from models.sales.options import AUTO, Options
 from models.sales.panel import KEY
 from models.sales.raw_forecasts import TEXT, in_units, log_quantiles, only, with_units
 
+LARGEST_OFFSET = math.log(3)
+"""If pairs that sell next to nothing are few, one that grows a hundredfold would make the offset of all of them."""
 STEADY_ORIGINS = 4.0
 """Origins with zero error that are mixed into the offset of the median, which shifts all quantiles.
 
@@ -88,7 +91,9 @@ def offsets(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
     common = (
         STEADY_ORIGINS / (pl.col("times") + STEADY_ORIGINS) * pl.col(f"offset{middle_of(options.quantiles)}")
     )
-    return by_group.with_columns(pl.col(f"offset{i}") - common for i in range(n))
+    return by_group.with_columns(
+        (pl.col(f"offset{i}") - common).clip(upper_bound=LARGEST_OFFSET) for i in range(n)
+    )
 
 
 def forecasts_of_origins(

@@ -170,7 +170,7 @@ def _rungs(
     book: Mapping[str, pl.DataFrame],
     as_of: date,
 ) -> pl.DataFrame:
-    """Rung and reason of each key."""
+    """Rung and reason of each key, and `is_late`: whether pairs that begin late are its like, see `ladder_late`."""
     had = own.group_by(KEY).agg(
         weeks=pl.len().cast(pl.Int64), sold=(pl.col("units") > 0).sum(), last=pl.col("week").max()
     )
@@ -213,7 +213,7 @@ def _rungs(
     for applies, name, why in reversed(rules):
         rung = pl.when(applies).then(pl.lit(name)).otherwise(rung)
         reason = pl.when(applies).then(why).otherwise(reason)
-    return facts.select(*KEY, rung=rung, reason=reason)
+    return facts.select(*KEY, is_late.fill_null(value=False).alias("is_late"), rung=rung, reason=reason)
 
 
 def _uplifts(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
@@ -350,7 +350,8 @@ def _scaled_to_own(
     the key's share of the expected sales if that is less than 1: around a low level, weeks vary less. Its quantiles are
     the mean of two, weighted n to the prior weeks: the level times the spread of a single key around its mean, and the
     SKU's profile, which also has the spread between keys. The first weeks of a pair may be its launch: with the chance
-    1 / (n + 1) it sells like any pair of the SKU, so that the outer quantiles are those of a mixture with these, at least.
+    1 / (n + 2), that of something that has not occurred in n weeks (Laplace's rule of succession), it will sell like any
+    pair of the SKU, or like any pair that began late. The outer quantiles are those of a mixture with these, at least.
     """
     own_weeks = own.join(rows.select(KEY).unique(), on=KEY, how="semi")
     own_weeks = own_weeks.join(_uplifts(own_weeks, book), on=["sku", "demand"])
@@ -372,10 +373,16 @@ def _scaled_to_own(
     rows = rows.join(_weeks_of_skus(book), on="sku")
     rows = _sized(rows, book, [*names, "mean"])
 
-    mean = pl.col("mean")
+    mean, late = pl.col("mean"), book["ladder_late"]
     usual = {name: pl.col(f"all_shape_{name}") for name in names}
     rows = rows.with_columns(
         pl.coalesce(mean * _mixed(pl.col(name) / mean, usual[name]), name).alias(name) for name in names
+    )
+    shares = late.row(0, named=True) if late.height else dict.fromkeys(names, 1.0)
+    pairs = [f"pair_{name}" for name in names]
+    rows = rows.with_columns(
+        pl.when("is_late").then(mean * shares[name]).otherwise(name).alias(pair)
+        for name, pair in zip(names, pairs, strict=True)
     )
 
     def blend(name: str) -> pl.Expr:
@@ -384,7 +391,7 @@ def _scaled_to_own(
         return pl.col("factor") * (pl.col("trust") * steady + (1 - pl.col("trust")) * pl.col(name))
 
     return rows.with_columns(
-        _or_usual(blend(name), q, names, quantiles).alias(name)
+        _or_usual(blend(name), q, pairs, quantiles).alias(name)
         for name, q in zip(names, quantiles, strict=True)
     )
 
@@ -398,7 +405,7 @@ def _or_usual(own: pl.Expr, q: float, names: Sequence[str], quantiles: Sequence[
     is_upper, tail = q > 0.5, min(q, 1 - q)
     value = own
     for weeks in range(1, OWN_WEEKS):
-        usual_tail = tail * (weeks + 1)
+        usual_tail = tail * (weeks + 2)
         if usual_tail < 0.5:
             usual = _at(1 - usual_tail if is_upper else usual_tail, names, quantiles)
             farther = pl.max_horizontal(own, usual) if is_upper else pl.min_horizontal(own, usual)

@@ -306,9 +306,9 @@ def test_where_stores_sell_very_different_amounts_two_weeks_of_a_key_say_more_th
     assert 9 < answers["q50"][0] < 20
 
 
-@pytest.mark.parametrize(("count", "level"), [(1, 0.9), (2, 0.85), (6, 0.65)])
+@pytest.mark.parametrize(("count", "level"), [(1, 0.85), (2, 0.8), (6, 0.6)])
 def test_a_pair_whose_first_weeks_sell_little_may_still_sell_like_the_other_pairs_of_its_sku(count, level):
-    """With n weeks, it is a usual pair with the probability 1 / (n + 1); else it sells 1, and never more."""
+    """With n weeks, it is a usual pair with the probability 1 / (n + 2); else it sells 1, and never more."""
     usual = [float(value) for value in range(100, 151)]
     others = [weeks("a", f"s{at}", usual[at : at + 26]) for at in range(0, 26, 2)]
     others += [weeks(f"b{at}", store, [100.0] * 26) for at in range(20) for store in ("s0", "s2", "u")]
@@ -318,6 +318,18 @@ def test_a_pair_whose_first_weeks_sell_little_may_still_sell_like_the_other_pair
     recent = [value for at in range(0, 26, 2) for value in usual[at : at + 26]] + [1.0] * count
     assert answers["q50"][0] < 3
     assert answers["q95"][0] == pytest.approx(np.quantile(recent, level), rel=0.25)
+
+
+def test_a_late_pair_whose_first_weeks_sell_little_may_still_sell_like_the_other_late_pairs():
+    old = [weeks(f"k{sku}", store, [100.0] * 30) for sku in range(22) for store in "st"]
+    filler = [weeks(f"f{sku}", store, [100.0] * 30) for sku in range(40) for store in "stv"]
+    late = [weeks(f"k{sku}", "v", [1.0 + sku] * 5) for sku in range(20)]
+    history = pl.concat([*old, *filler, *late, weeks("k20", "v", [0.1])])
+    answers = answer_after_late_pairs(keys(("k20", "v"), ("k21", "v")), history)
+    short, late_start = (answers.filter(rung=rung) for rung in ("short_history", "late_start"))
+    at_85_percent = (late_start["q75"][0] + late_start["q95"][0]) / 2
+    assert 10 < at_85_percent < 20
+    assert short["q95"][0] == pytest.approx(at_85_percent, rel=0.02)
 
 
 def test_the_reason_of_a_single_week_is_in_the_singular():

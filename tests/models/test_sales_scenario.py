@@ -204,6 +204,22 @@ def test_calibration_moves_the_median_less_the_fewer_origins_a_third_of_the_hori
     assert offsets[1] == pytest.approx(offsets[0] * (1 / 5) / (3 / 7), rel=0.1)
 
 
+def test_of_pairs_that_sell_next_to_nothing_some_that_grow_a_hundredfold_do_not_make_the_band_of_all_of_them():
+    options = Options.of({"quantiles": [0.5, 0.95]})
+    units = [1000.0 if sku % 10 == 0 else 10.0 for sku in range(300)]
+    raw = pl.DataFrame({"sku": [str(sku) for sku in range(300)], "units": units}).with_columns(
+        rung=pl.lit("short_history"),
+        kind=pl.lit("new"),
+        steps=0,
+        origin=date(2024, 1, 1),
+        level=10.0,
+        v0=0.0,
+        v1=0.1,
+    )
+    offsets = choices.offsets(raw, options)
+    assert offsets["offset1"].max() == pytest.approx(np.log(3))
+
+
 def test_every_requested_key_is_answered_once(scores, tables, simulated):
     keys = SALES.requested_keys(tables, simulated.as_of, OPTIONS).collect()
     assert_complete(scores, keys, simulated.as_of)
