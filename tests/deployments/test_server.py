@@ -1,5 +1,6 @@
 """Deploying to a real Prefect server: its state afterwards, what starts runs or holds them back, and differences."""
 
+import json
 import os
 import re
 import stat
@@ -280,6 +281,35 @@ def test_a_lease_outlives_a_server_that_is_killed(local):
         assert local.start_server()
         renewed = api.post(f"/v2/concurrency_limits/leases/{lease}/renew", json={"lease_duration": 300})
         assert renewed.is_success
+
+
+def test_a_run_goes_on_when_its_server_is_killed_and_started_again(local, client, store, without_run_logger):
+    steps.put(store, shards=10)
+    steps.train(store)
+    words = ["toy", "score", "--seconds", "1", "--store", store.uri, "--workers", "1", "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.toy", *words],
+        cwd=ROOT,
+        env=os.environ | access(local),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(
+            lambda: any("/shards/" in one for one in store.names("toy/runs")), 200, "a shard is scored"
+        )
+        server = local.running(SERVER)
+        server.kill()
+        server.wait(20)
+        assert local.start_server()
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err[-3000:]
+    assert json.loads(out)["scored"] == steps.published(store).height == 12
+    (run,) = (one for one in client.read_flow_runs() if one.name == "toy-score 2024-01-03")
+    assert run.state.is_completed()
 
 
 # who may
