@@ -75,12 +75,13 @@ def housekeeping(
     check_store(data_store)
     if resource_group:
         parts(resource_group)
+    names = scenarios(data_store)
+    # First what needs no room: to tidy a table, its log must be written, also on a full disk.
+    pages = [path for one in names for path in expire_pages(data_store, one, page_days, now, dry_run=dry_run)]
+    runs = [path for one in names for path in expire_runs(data_store, one, run_days, now, dry_run=dry_run)]
     cleanups = [
         tidy_table(data_store, name, retention_days, now, dry_run=dry_run) for name in tables(data_store)
     ]
-    names = scenarios(data_store)
-    pages = [path for one in names for path in expire_pages(data_store, one, page_days, now, dry_run=dry_run)]
-    runs = [path for one in names for path in expire_runs(data_store, one, run_days, now, dry_run=dry_run)]
     days = (quarantine_days, study_days, tracking_days, ledger_days)
     records, problems = _expire_records(data_store, names, days, now, dry_run=dry_run)
     stuck = stuck_runs(stuck_hours, now)

@@ -51,8 +51,12 @@ def encoded(uri: str) -> str:
 
 
 def link_of(uri: str) -> str:
-    """A file's address as a link."""
-    return uri if "://" in uri else f"file://{uri}"
+    """A file's address as a link.
+
+    >>> link_of("/srv/my store/page.html"), link_of("az://almanac/page.html")
+    ('file:///srv/my%20store/page.html', 'az://almanac/page.html')
+    """
+    return uri if "://" in uri else Path(uri).as_uri()
 
 
 def check_holds_tables(uri: str) -> None:

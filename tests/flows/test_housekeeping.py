@@ -7,6 +7,7 @@ from prefect.client.orchestration import get_client
 from prefect.flows import flow
 from prefect.states import Running
 
+from tasks.housekeeping.retention import Cleanup
 from tasks.storage.store import Store
 from tests import steps
 from tests.tasks.test_housekeeping import add, age
@@ -55,6 +56,15 @@ def test_a_run_that_has_been_running_for_too_long_is_reported(command, prefect_a
     stuck = {one["id"]: one for one in command(*words, "--stuck-hours", "0.0001").json["stuck_runs"]}
     assert stuck[str(run.id)]["flow"] == "never-ends"
     assert str(run.id) not in {one["id"] for one in command(*words).json["stuck_runs"]}
+
+
+def test_what_needs_no_room_is_removed_before_logs_of_tables_are_written(command, old, monkeypatch):
+    def tidied(_store: Store, name: str, *_: object, **_options: object) -> Cleanup:
+        return Cleanup(name, problem="the disk is full" if old.names("toy/runs") else None)
+
+    monkeypatch.setattr("flows.housekeeping.tidy_table", tidied)
+    output = command("housekeeping", "--store", old.uri)
+    assert output.status == 0, output.err
 
 
 def test_a_retention_shorter_than_any_run_is_refused(command, old):
