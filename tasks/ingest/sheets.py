@@ -3,6 +3,7 @@
 import io
 from typing import Any
 
+import fastexcel
 import polars as pl
 
 from tasks.ingest.contents import LINES, DialectError
@@ -10,10 +11,16 @@ from tasks.ingest.text import header_of, lines_below, refuse_twice, with_years
 
 
 def rows_of_excel(content: bytes, sheet: str | None = None) -> pl.LazyFrame:
-    """The rows of a sheet of an Excel file, by default the only one with rows. Raises `DialectError` without a match."""
+    """The rows of a sheet of an Excel file, by default the only one with rows that is not hidden.
+
+    Raises `DialectError` without a match.
+    """
     tops = {name: frame.rows() for name, frame in _sheets(content, n_rows=LINES, dtypes="string").items()}
     sheets = {name: rows for name, rows in tops.items() if sum(any(row) for row in rows) > 1}
     matches = [name for name in sheets if sheet in (None, name)]
+    if sheet is None and len(matches) > 1:
+        book = fastexcel.read_excel(content)
+        matches = [name for name in matches if book.load_sheet(name, n_rows=0).visible == "visible"]
     if len(matches) != 1:
         hint = "one" if sheet is None else f"'{sheet}' among them"
         way = f" Name it after the file, for example sales.xlsx#{next(iter(sheets))}." if sheets else ""

@@ -52,9 +52,10 @@ def read_sql(uri: str, query: str | None, folder: Path) -> Source:
     import sqlalchemy as sa
 
     address, _, table = uri.partition("#")
-    if bool(table) == bool(query):
-        what = "both a table and --query" if table else "neither a table nor --query"
-        raise SourceError(f"{uri}: there is {what}. {_EXPECTED}.")
+    if table:
+        query = None
+    elif not query:
+        raise SourceError(f"{uri}: there is neither a table nor --query. {_EXPECTED}.")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         url = sa.make_url(address)

@@ -169,6 +169,13 @@ def test_of_an_excel_file_with_several_sheets_one_is_named(tmp_path):
         rows(f"{book}#Sums")
 
 
+def test_a_hidden_sheet_is_not_read_beside_a_visible_one(tmp_path):
+    sales, lists = pl.DataFrame({"sku": ["A"]}), pl.DataFrame({"units": ["pieces"]})
+    (tmp_path / "a.xlsx").write_bytes(_xlsx(**{"Sales": sales, 'Lists" state="hidden': lists}))
+    assert rows(tmp_path / "a.xlsx").rows() == [("A",)]
+    assert rows(f"{tmp_path}/a.xlsx#Lists").rows() == [("pieces",)]
+
+
 def test_a_title_above_the_header_of_a_sheet_is_no_row(tmp_path):
     cells = {
         "Report": ["", "sku", "A", ""],

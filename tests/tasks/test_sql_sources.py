@@ -8,6 +8,7 @@ import pytest
 from models.devices.scenario import DEVICES
 from models.sales import SALES
 from tasks.ingest import sql
+from tasks.ingest.pipeline import ingest
 from tasks.ingest.sources import SourceError, UnreadableError
 from tasks.storage import azure_postgresql
 from tests import postgresql
@@ -108,6 +109,14 @@ def test_rows_of_other_databases_are_read_some_at_a_time(store, file, monkeypatc
 def test_a_dry_run_shows_what_a_query_selects(store, file):
     result = read(store, "history", file, SALES, query="select * from sales where sku = 'A'", dry_run=True)
     assert (result.read, result.preview["dialect"]) == (1, "SQL")
+
+
+def test_a_query_selects_from_one_source_and_another_may_name_its_table(store, file):
+    query = "select sku, store, '2024-02-05' as week, 1 as promo from sales"
+    sources = {"history": f"{file}#sales", "plan": file}
+    ingest.fn(SALES, store, sources, {}, 4, 0.05, {"query": query})
+    assert history(store) == [("A", "N", 5), ("B", "N", 6.5)]
+    assert store.scan("sales/plan").select("promo").collect()["promo"].to_list() == [1, 1]
 
 
 @pytest.mark.parametrize(
