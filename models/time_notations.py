@@ -97,6 +97,15 @@ def is_range(text: pl.Series) -> pl.Series:
     return text.str.contains(_DAYS_OF_WEEK) | text.str.contains(_BOTH_DAYS)
 
 
+def is_week(text: pl.Series) -> pl.Series:
+    """Whether text names a whole week, by its number or its ends, rather than a day.
+
+    >>> is_week(pl.Series(["2024-W05", "KW 5/2024", "01.02.-05.02.2024", "W/E 04/02/2024", "2024-02-01"])).to_list()
+    [True, True, True, False, False]
+    """
+    return text.str.contains(r"(?i)(^|[^\p{L}])(W|KW|CW|WK|week)[ .-]?\d{1,2}([^\d]|$)") | is_range(text)
+
+
 def as_iso(text: pl.Series) -> pl.Series:
     """Dates whose order is known in ISO 8601, with a space before the time of day, if any; others unchanged.
 

@@ -97,10 +97,14 @@ def days(values: pl.Series, order: DateOrder | None = None) -> pl.Series:
 
     >>> days(pl.Series(["2024-W05", "20240129", "29.1.24"])).dt.to_string().to_list()
     ['2024-01-29', '2024-01-29', '2024-01-29']
+    >>> days(pl.Series([datetime(2024, 1, 29)]).dt.replace_time_zone("Europe/Zurich"))[0]
+    datetime.date(2024, 1, 29)
     """
     if values.dtype.is_numeric():
         dates = _dates(*_of_numbers(values.cast(pl.Float64))).alias(values.name)
         return _with_weeks(dates, values.cast(pl.Int64, strict=False).cast(pl.String), order)
+    if isinstance(values.dtype, pl.Datetime):
+        return values.dt.replace_time_zone(None).cast(pl.Date)
     if values.dtype != pl.String:
         return values.cast(pl.Date, strict=False)
     text = values.str.strip_chars()

@@ -17,7 +17,7 @@ from models.sales.panel import END, IN_STOCK
 from models.sales.successors import PREDECESSOR
 from models.scenario import Frames, Table
 from models.schemas import dy
-from models.time_notations import is_range
+from models.time_notations import is_range, is_week
 from models.times import days
 
 Returns = Literal["net", "zero"]
@@ -97,8 +97,15 @@ class Weekly(Table):
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """As for every table; with the option `week_ending`, the dates of a source are the last days of its weeks.
 
-        Text is neither a price nor a share of a week in stock.
+        Text is neither a price nor a share of a week in stock. Raises `ContractError` with that option for whole weeks.
         """
+        if options.get("week_ending") and raw["week"].dtype == pl.String:
+            weeks = raw.filter(is_week(raw["week"]))["week"]
+            if weeks.len():
+                raise ContractError(
+                    f"{self.name}: week is '{weeks[0]}', which names a whole week. With --week-ending, expected the last "
+                    "day of each week. Leave --week-ending out, or ingest files with such days by themselves."
+                )
         result = super().accept(raw, options)
         no_numbers = [c for c in NUMBERS if result.good.schema.get(c) == pl.String]
         result = replace(result, good=result.good.drop(no_numbers), ignored=(*result.ignored, *no_numbers))

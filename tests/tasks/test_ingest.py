@@ -439,6 +439,19 @@ def test_weeks_of_the_plan_start_on_the_same_day_as_those_of_the_sales(store, tm
     assert list(written(store)) == ["sales/history"]
 
 
+@pytest.mark.parametrize("week", ["2024-W05", "KW5 2024", "29.01.-04.02.2024"])
+def test_with_week_ending_whole_weeks_are_refused(store, tmp_path, week):
+    with pytest.raises(ContractError, match=r"which names a whole week.*Leave --week-ending out"):
+        read(store, "history", below_header(tmp_path, f"1,A,{week},5"), SALES, week_ending=True)
+
+
+def test_a_time_with_a_zone_is_of_the_day_that_it_names(store, tmp_path):
+    week = pl.col("week").cast(pl.Datetime).dt.replace_time_zone("Europe/Zurich")
+    sales(weeks=1).with_columns(week).write_parquet(tmp_path / "a.parquet")
+    read(store, "history", str(tmp_path / "a.parquet"), SALES)
+    assert table(store)["week"].unique().to_list() == [MONDAY]
+
+
 def test_with_week_ending_a_date_is_the_last_day_of_its_week(store, tmp_path):
     sundays = csv(tmp_path, sales(start=MONDAY + timedelta(days=6)))
     ingest.fn(SALES, store, {"history": sundays}, {}, 4, 0.05, {"week_ending": True})
