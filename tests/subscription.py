@@ -217,8 +217,11 @@ class Subscription:
     def _check_container_group(self, identifier: str, resource: dict[str, Any]) -> None:
         others = [one for i, one in self._there().items() if one["type"] == _CONTAINERS and i != identifier]
         containers = [c["properties"] for one in (*others, resource) for c in one["properties"]["containers"]]
+        own = [one["properties"] for one in resource["properties"]["containers"]]
         if sum(one["resources"]["requests"]["cpu"] for one in containers) > self.cores:
             raise Refusal("ContainerGroupQuotaReached")
+        if any(sum(one["resources"]["requests"][name] for one in own) < 1 for name in ("cpu", "memoryInGB")):
+            raise Refusal("a container group has at least 1 core and 1 GB")
         if containers[-1]["image"] not in self.images:
             raise Refusal(f"InaccessibleImage: {containers[-1]['image']}")
         (identity,) = resource["identity"]["userAssignedIdentities"]

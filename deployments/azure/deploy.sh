@@ -23,7 +23,7 @@ starts the worker, and fills in the work pool's template.
 Secrets come from the environment and are on no command line: PREFECT_API_KEY or
 PREFECT_API_AUTH_STRING (USER:PASSWORD) of the server; POSTGRESQL_PASSWORD with --self-hosted.
 
-What costs while nothing runs: the worker (half a core, 1 GB), the registry (Basic), the store and the
+What costs while nothing runs: the worker (1 core, 1 GB), the registry (Basic), the store and the
 logs by the gigabyte; with --self-hosted also the server (1 core, 2 GB), PostgreSQL (B1ms, 32 GB), a NAT
 gateway and its address; with --closed a Premium registry, and that gateway as well. A run costs its cores and memory by the second. Prices: docs/azure.md.
 

@@ -251,8 +251,7 @@ def test_between_runs_only_the_worker_runs_unless_the_server_is_our_own():
     assert worker["condition"] == "[not(empty(parameters('workerImage')))]"
     assert "parameters('selfHosted')" in server["condition"]
     request = worker["properties"]["containers"][0]["properties"]["resources"]["requests"]
-    assert request["cpu"] <= 0.5
-    assert request["memoryInGB"] <= 1
+    assert (request["cpu"], request["memoryInGB"]) == (1, 1), "the least of a container group"
     assert worker["properties"]["restartPolicy"] == "Always"
     assert not TEMPLATE["parameters"]["selfHosted"]["defaultValue"]
     for resource in RESOURCES:
