@@ -319,7 +319,7 @@ def _local_files(uri: str) -> list[str]:
 
 
 def _remote_files(uri: str) -> list[str]:
-    """Files in Blob Storage in a folder, matching a glob, or with that name."""
+    """Files in Blob Storage with that name, in a folder of that name, or matching it as a glob."""
     literal = uri.split("*")[0].split("?")[0]
     folder = uri if literal == uri else literal.rsplit("/", 1)[0]
     scheme, _, rest = folder.partition("://")
@@ -337,7 +337,8 @@ def _remote_files(uri: str) -> list[str]:
         raise UnreadableError(unlisted(uri, error)) from None
     pattern = uri.partition("://")[2].partition("/")[2]
     if literal != uri:
-        paths = [p for p in paths if fnmatch.fnmatch(p, pattern)]
+        of_that_name = [p for p in paths if p == pattern or (p.startswith(f"{pattern}/") and is_table(p))]
+        paths = of_that_name or [p for p in paths if fnmatch.fnmatch(p, pattern)]
     elif paths != [pattern]:
         paths = [p for p in paths if is_table(p)]
     return [f"{root}/{p}" for p in paths]

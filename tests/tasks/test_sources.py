@@ -237,13 +237,14 @@ def test_a_file_a_folder_a_glob_and_a_delta_table_are_read_from_blob(blob):
     assert_frame_equal(rows(f"{blob}/table"), ROWS)
 
 
-@pytest.mark.parametrize("name", ["my data", "jörg", "50%", "a%20b", "a[1]", "#1"])
+@pytest.mark.parametrize("name", ["my data", "jörg", "50%", "a%20b", "a[1]", "#1", "a=b", "a?b", "a*b"])
 def test_a_source_may_have_any_name(azurite, tmp_path, name):
     from tasks.storage.uris import object_store
 
     content = ROWS.write_csv().encode()
     root = azurite.container()
     object_store(root).put(f"{name}/{name}.csv", content)
+    object_store(root).put("a-b/a-b.csv", b"another file, that a glob may match")
     (tmp_path / name).mkdir()
     (tmp_path / name / f"{name}.csv").write_bytes(content)
     for folder in (f"{root}/{name}", str(tmp_path / name)):
