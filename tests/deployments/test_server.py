@@ -30,6 +30,7 @@ from tests import steps
 from tests.conftest import ROOT, wait_until
 from tests.deployments.conftest import access
 from tests.deployments.test_declaration import TABLE, by_hand
+from tests.deployments.test_runbook import commands
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -528,3 +529,30 @@ def test_a_block_that_the_server_does_not_have_is_named(client, local):
     values = {"ALMANAC_ALERT_BLOCK": "slack-webhook/nobody", "ALMANAC_POOL": "almanac"}
     with pytest.raises(Exception, match="slack-webhook/nobody: the server has no such block"):
         automations(client, values)
+
+
+# the runbook
+
+
+def test_the_prefect_commands_of_the_runbook_do_their_work(all_of_it, client, local, monkeypatch):
+    from prefect.cli._app import _app as prefect
+
+    deployment = client.read_deployment_by_name("sales-forecast/weekly").id
+    run = client.create_flow_run_from_deployment(deployment).id
+    ends_at_once = [
+        one
+        for one in commands("runbook")
+        if one.startswith("prefect ") and "--watch" not in one and "worker start" not in one
+    ]
+    for name, value in access(local).items():
+        monkeypatch.setenv(name, value)
+    with temporary_settings({PREFECT_API_URL: local.url, PREFECT_API_AUTH_STRING: local.password()}):
+        for one in sorted(ends_at_once):
+            words = one.replace("RUN_ID", str(run)).replace("DEPLOYMENT_ID", str(deployment)).split()
+            status: Any = 0
+            try:
+                prefect(words[1:])
+            except SystemExit as end:
+                status = end.code
+            assert not status, one
+    assert client.read_flow_run(run).state.name in ("Cancelling", "Cancelled"), "by one of the commands"
