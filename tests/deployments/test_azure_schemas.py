@@ -17,9 +17,10 @@ from jsonschema.exceptions import best_match
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT4
 
-from tests.arm import Template
+from tests.arm import GROUP, Template
 from tests.conftest import ROOT
 from tests.deployments.test_azure_template import EXISTING, OWN, TEMPLATE
+from tests.deployments.test_container_pool import WORKSPACE, configured
 
 SCHEMAS = Path(os.environ.get("ALMANAC_AZURE_SCHEMAS", ROOT.parent / "shared" / "azure-schemas"))
 FILES = {
@@ -45,6 +46,18 @@ COMBINATIONS = [
             {"closed": True},
             {"closed": True, "building": True, "workerImage": ""},
         ),
+    )
+]
+
+RUNS = [
+    {name: value for one in options for name, value in one.items()}
+    for options in itertools.product(
+        ({}, {"subnet_ids": [f"{GROUP}/providers/Microsoft.Network/virtualNetworks/v/subnets/s"]}),
+        ({}, {"dns_servers": ["10.20.0.10"]}),
+        ({}, {"log_workspace": WORKSPACE}),
+        ({}, {"priority": "Spot"}),
+        ({}, {"cpu": 0.5, "memory": 1.5}),
+        ({}, {"env": {"ALMANAC_SCHEDULER": "tls://10.20.0.4:8786"}, "command": "python -m flows health"}),
     )
 ]
 
@@ -109,6 +122,19 @@ def comparable(value: Any) -> Any:
 def test_every_resource_is_valid_in_the_api_version_that_it_names(parameters):
     resources = Template(TEMPLATE, **parameters).resources()
     assert [fault for one in resources for fault in faults(one)] == []
+
+
+@pytest.mark.parametrize("values", RUNS, ids=str)
+def test_the_container_group_of_a_run_is_valid_in_the_api_version_that_it_names(values):
+    template = Template(configured(**values).arm_template, container_group_name="sales-forecast-1")
+    (group,) = template.resources()
+    assert faults(group) == []
+    properties = group["properties"]
+    assert ("subnetIds" in properties, "dnsConfig" in properties) == (
+        "subnet_ids" in values,
+        "dns_servers" in values,
+    )
+    assert faults({**group, "properties": {**properties, "osType": "BeOS"}})
 
 
 def test_a_property_of_a_wrong_type_is_a_fault():
