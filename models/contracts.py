@@ -146,17 +146,18 @@ def one_of_each(
         pl.when(pl.col(COLUMNS).list.contains(c)).then(c).otherwise(value).alias(c)
         for c, value in nearest.items()
     )
-    if duplicates in (None, "refuse"):
+    cannot_add = duplicates == "add" and not amounts
+    if duplicates in (None, "refuse") or cannot_add:
         differ = several.unique([*unique, *values], maintain_order=True).filter(
             pl.struct(unique).is_duplicated()
         )
+        if differ.height and cannot_add:
+            raise ContractError(
+                f"--duplicates add: rows with the same {', '.join(unique)} have no column that can be added up. "
+                "Expected --duplicates average or --duplicates last."
+            )
         if differ.height:
             raise ContractError(_differing(differ, unique, values, amounts))
-    if duplicates == "add" and not amounts:
-        raise ContractError(
-            f"--duplicates add: rows with the same {', '.join(unique)} have no column that can be added up. "
-            "Expected --duplicates average or --duplicates last."
-        )
     if duplicates in ("add", "average"):
         sums = [c for c in amounts if duplicates == "add"]
         aggregates = [pl.col(c).sum() if c in sums else _mean(rows, c) for c in values]

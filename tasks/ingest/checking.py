@@ -130,6 +130,7 @@ def _check(
     intake = Intake(Staged(folder / "good", spill), Staged(folder / "bad"))
     intake.bad.add(pl.DataFrame(schema=QUARANTINE))
     files: list[tuple[int, str, list[str]]] = []
+    left_out: dict[str, str] = {}
     tables = request.scenario.tables.values() if table.covariates else [table]
     similar = [one.name for one in tables if one.unique[-1:] == table.unique[-1:]]
     types = {c: kind for one in similar for c, kind in schemas.get(one, {}).items()}
@@ -148,7 +149,13 @@ def _check(
         empty = _empty_words(batch.raw.select(result.ignored), schemas) if table.words != 0 else []
         good = good.with_columns(pl.lit(None, pl.String).alias(name) for name in empty)
         if batch.bad is None:
-            intake.ignored |= {*result.ignored, *no_numbers} - {*empty}
+            ignored = {*result.ignored, *no_numbers} - {*empty}
+            intake.ignored |= ignored
+            cells = batch.raw.select(sorted(ignored))
+            known = [
+                c.name for c in cells if c.count() and not (c.dtype == pl.String and is_unknown(c).all())
+            ]
+            left_out |= dict.fromkeys(known, batch.name) | left_out
         else:
             intake.bad.add(batch.bad)
         good = with_shard(good, table.shard_by, options["shards"]) if table.shard_by else good
@@ -166,7 +173,13 @@ def _check(
         _remove_far(table, intake, request.sources[table.name], folder / "near")
     request.units[table.name] = intake.units
     if intake.good.height:
-        intake.ignored -= {*intake.good.rows().collect_schema()} - {"shard"}
+        columns = {*intake.good.rows().collect_schema()} - {"shard"}
+        intake.ignored -= columns
+        intake.alike += tuple(
+            f"{table.name}: '{column}' of {name} is left out: it has words where other rows have numbers, or too many."
+            for column, name in left_out.items()
+            if column in columns
+        )
     return intake
 
 

@@ -147,6 +147,19 @@ def test_rows_of_one_key_and_week_are_merged_as_it_is_said(store, tmp_path, dupl
     assert (result.read, result.accepted, result.quarantined, result.merged) == (82, 81, 0, 1)
 
 
+def test_rows_that_are_the_same_count_once_also_where_sales_are_added(store, tmp_path):
+    plan = csv(tmp_path, "sku,store,week,price\n" + "0,A,2024-03-04,2\n" * 2, "plan.csv")
+    assert read(store, "plan", plan, SALES, duplicates="add").merged == 1
+    with pytest.raises(ContractError, match="no column that can be added up"):
+        read(
+            store,
+            "plan",
+            csv(tmp_path, "sku,store,week,price\n0,A,2024-03-04,2\n0,A,2024-03-04,3\n"),
+            SALES,
+            duplicates="add",
+        )
+
+
 def test_rows_that_are_the_same_count_once_and_are_told(store, tmp_path):
     result = read(store, "history", with_lines(tmp_path, *TILLS[2:]), SALES)
     assert table(store).filter(sku="9")["units"].to_list() == [5]
@@ -798,6 +811,15 @@ def test_words_are_no_numbers_of_a_stored_column_and_numbers_are_words_of_one(st
     assert read(store, "history", csv(tmp_path, next_weeks), SALES).ignored == ("size",)
     later = store.scan(HISTORY).filter(pl.col("week") >= MONDAY + timedelta(weeks=20)).select("size", "code")
     assert later.unique().collect().rows() == [(None, "7")]
+
+
+def test_words_in_one_file_where_another_has_numbers_are_left_out_and_told(store, tmp_path):
+    csv(tmp_path / "in", "store,size,kind\nA,100,1\n", "1.csv")
+    csv(tmp_path / "in", "store,size,kind\nB,large,NA\n", "2.csv")
+    result = read(store, "stores", str(tmp_path / "in"), SALES)
+    assert result.alike == (
+        "stores: 'size' of 2.csv is left out: it has words where other rows have numbers, or too many.",
+    )
 
 
 def test_names_that_mean_something_here_are_no_trouble_in_a_source(store, tmp_path):
