@@ -17,14 +17,15 @@ _ends: list[float] = []
 def process_deadline(seconds: float) -> Iterator[None]:
     """End this process if the block takes longer than `seconds`, with the stacks of its threads on standard error.
 
-    Blocks may be nested: the earliest deadline counts.
+    Blocks may be nested, or run in several threads: the earliest deadline counts.
     """
-    _ends.append(time.monotonic() + seconds)
+    end = time.monotonic() + seconds
+    _ends.append(end)
     _watch()
     try:
         yield
     finally:
-        _ends.pop()
+        _ends.remove(end)
         _watch()
 
 

@@ -164,7 +164,8 @@ def scan_data_files(run: Run, data_files: Sequence[DataFile]) -> pl.LazyFrame:
 def _open(run: Run, name: str, schema: Mapping[str, Any]) -> DeltaTable:
     """The published table, created if it does not exist, with any missing columns added."""
     frame = pl.DataFrame(schema=schema)
-    if run.store.version(name) is None:
+    table = run.store.find_table(name)
+    if table is None:
         columns = frame.with_columns(pl.lit(run.as_of).alias("as_of")).to_arrow().schema
         DeltaTable.create(
             run.store.url_of(name),
@@ -172,7 +173,7 @@ def _open(run: Run, name: str, schema: Mapping[str, Any]) -> DeltaTable:
             partition_by=["as_of"],
             mode="ignore",
         )
-    table = run.store.table(name)
+        table = run.store.table(name)
     names = {field.name for field in table.schema().fields}
     new = DeltaSchema.from_arrow(frame.select(c for c in frame.columns if c not in names).to_arrow().schema)
     if new.fields:
