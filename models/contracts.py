@@ -22,6 +22,7 @@ FILE, COLUMNS = f"{MARK} file", f"{MARK} columns"
 QUARANTINE = {"source": pl.String, "row_number": pl.Int64, "row": pl.String, "rule": pl.String}
 """The schema of bad rows: their source, the raw row as JSON, and the first rule that it breaks."""
 _NUMERIC_SHARE = 0.95
+_FIRST = 200
 _ROW_NUMBER, _FEW_ROWS = (
     re.compile(r"#|(?i:no|nr|row|index|idx|id|row_?(no|nr|number|id)|__index_level_0__)\.?"),
     3,
@@ -307,6 +308,17 @@ def _is_row_number(raw: pl.DataFrame, column: str) -> bool:
 def is_unknown(text: Text) -> Text:
     """Whether each text is a word for an unknown value; null where it is null."""
     return text.str.strip_chars().str.to_lowercase().is_in(UNKNOWN)
+
+
+def without_unknown(rows: pl.LazyFrame, columns: Sequence[str]) -> pl.LazyFrame:
+    """`rows` with null for words for unknown values in those `columns` of text whose first known values are numbers."""
+    schema = rows.collect_schema()
+    first = rows.select(c for c in columns if schema[c] == pl.String).head(_FIRST).collect()
+    known = {c.name: c.filter(~is_unknown(c)) for c in first}
+    numbers = [
+        n for n, c in known.items() if c.len() and c.cast(pl.Float64, strict=False).is_not_null().all()
+    ]
+    return rows.with_columns(pl.when(~is_unknown(pl.col(c))).then(c).alias(c) for c in numbers)
 
 
 def _as_numbers(values: pl.Series, *, alone: bool = True) -> pl.Series:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from models.contracts import without_unknown
 from models.errors import ContractError
 from models.layouts import TIMES, Layout, LayoutRequest, SourceFile, time_and_others, with_header
 
@@ -148,9 +149,11 @@ def _numeric(file: SourceFile, columns: Sequence[str]) -> set[str]:
 
 
 def _long(file: SourceFile, time: str, values: Sequence[str], index: Sequence[str] = ()) -> pl.LazyFrame:
-    """A row (`time`, `tag`, `value`) for each non-empty cell of the columns `values`."""
+    """A row (`time`, `tag`, `value`) for each known cell of the columns `values`."""
     same = file.frame.with_columns(pl.col(values).cast(pl.String) if _mixed(file, values) else pl.col(values))
-    long = same.unpivot(values, index=[time, *index], variable_name="tag", value_name="value")
+    long = without_unknown(same, values).unpivot(
+        values, index=[time, *index], variable_name="tag", value_name="value"
+    )
     return long.rename({time: "time"}).filter(pl.col("value").is_not_null())
 
 

@@ -125,8 +125,7 @@ def _check(
 
     The rows of all files are one table: those with the same unique columns are merged.
     """
-    options, whole = request.options, table.rows_at_a_time is None
-    spill = None if whole else _STAGED_IN_MEMORY
+    options, spill = request.options, table.rows_at_a_time and _STAGED_IN_MEMORY
     intake = Intake(Staged(folder / "good", spill), Staged(folder / "bad"))
     intake.bad.add(pl.DataFrame(schema=QUARANTINE))
     files: list[tuple[int, str, list[str]]] = []
@@ -151,11 +150,7 @@ def _check(
         if batch.bad is None:
             ignored = {*result.ignored, *no_numbers} - {*empty}
             intake.ignored |= ignored
-            cells = batch.raw.select(sorted(ignored))
-            known = [
-                c.name for c in cells if c.count() and not (c.dtype == pl.String and is_unknown(c).all())
-            ]
-            left_out |= dict.fromkeys(known, batch.name) | left_out
+            left_out |= dict.fromkeys(_with_values(batch.raw.select(sorted(ignored))), batch.name) | left_out
         else:
             intake.bad.add(batch.bad)
         good = with_shard(good, table.shard_by, options["shards"]) if table.shard_by else good
@@ -166,13 +161,9 @@ def _check(
         raise SourceError(
             f"{request.sources[table.name]}: there is a header but no rows. Expected at least one."
         )
-    if intake.good.height and table.unique_in(options):
-        rows = _merged(table, intake.good, files, options, folder / "merged")
-        intake.merged, intake.good = intake.good.height - rows.height, rows
-    if len(files) > 1 and intake.good.height:
-        _remove_far(table, intake, request.sources[table.name], folder / "near")
     request.units[table.name] = intake.units
     if intake.good.height:
+        _make_one_table(request, table, intake, files, folder)
         columns = {*intake.good.rows().collect_schema()} - {"shard"}
         intake.ignored -= columns
         intake.alike += tuple(
@@ -183,6 +174,26 @@ def _check(
     return intake
 
 
+def _with_values(columns: pl.DataFrame) -> list[str]:
+    """The names of columns with any known value."""
+    is_empty = {c.name: c.dtype == pl.String and is_unknown(c).all() for c in columns}
+    return [c.name for c in columns if c.count() and not is_empty[c.name]]
+
+
+def _make_one_table(
+    request: Request, table: Table, intake: Intake, files: Sequence[tuple[int, str, list[str]]], folder: Path
+) -> None:
+    """Merge the good rows of all files that have the same unique columns, and remove those far from all others.
+
+    `files` are the number of the first row, the name and the columns of each file.
+    """
+    if table.unique_in(request.options):
+        rows = _merged(table, intake.good, files, request.options, folder / "merged")
+        intake.merged, intake.good = intake.good.height - rows.height, rows
+    if len(files) > 1:
+        _remove_far(table, intake, request.sources[table.name], folder / "near")
+
+
 def _merged(
     table: Table,
     good: Staged,
@@ -190,10 +201,7 @@ def _merged(
     options: Mapping[str, Any],
     folder: Path,
 ) -> Staged:
-    """`good` with one row for each combination of the unique columns.
-
-    `files` are the number of the first row, the name and the columns of each file.
-    """
+    """`good` with one row for each combination of the unique columns; `files` as in `_make_one_table`."""
     at_a_time = table.rows_at_a_time if table.shard_by else None
     if at_a_time is not None:
         keys = (

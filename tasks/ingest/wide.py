@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from models.contracts import is_unknown
+from models.contracts import without_unknown
 from models.errors import ContractError
 from models.scenario import Table
 from models.times import DateOrder, days
 from tasks.ingest.alike import SUM
-from tasks.ingest.contents import LINES
 from tasks.ingest.sources import Source, SourceError, renaming
 from tasks.ingest.text import WEEK
 
@@ -57,9 +56,7 @@ def as_long(
         )
     index_columns = [c for c in source.columns if c not in value_columns and not re.match(SUM, c)]
     keys = [renames.get(c, c) for c in table.required_columns if c not in (names, values, *gaps)]
-    frame = source.frame.with_columns(
-        pl.when(~is_unknown(pl.col(c))).then(c).alias(c) for c in _numbers(source, value_columns)
-    )
+    frame = without_unknown(source.frame, value_columns)
     lacks = pl.any_horizontal(pl.lit(False), *(pl.col(key).is_null() for key in keys if is_dated))
     is_footer = lacks.reverse().cum_min().reverse()
     cells = frame.filter(~is_footer).unpivot(
@@ -70,14 +67,6 @@ def as_long(
     if gaps:
         frame = frame.with_columns(pl.lit(_stem(source.name)).alias(column) for column in gaps)
     return Source(source.name, frame)
-
-
-def _numbers(source: Source, columns: Sequence[str]) -> list[str]:
-    """The `columns` of text whose first known values are all numbers."""
-    schema = source.frame.collect_schema()
-    texts = source.frame.select(c for c in columns if schema[c] == pl.String).head(LINES)
-    known = {c.name: c.filter(~is_unknown(c)) for c in Source(source.name, texts).rows()}
-    return [n for n, c in known.items() if c.len() and c.cast(pl.Float64, strict=False).is_not_null().all()]
 
 
 def _dates(name: str, columns: Sequence[str], order: DateOrder | None) -> list[str]:

@@ -338,6 +338,13 @@ def test_two_values_of_a_tag_at_one_time_are_refused(store, put):
         read(store, "telemetry", source, MACHINES, timezone="UTC", layout="tag-value", mapping=mapping)
 
 
+@pytest.mark.parametrize("layout", ["anomaly-detector-multivariate", "lookout-equipment"])
+def test_unknown_cells_of_wide_layouts_are_no_readings(store, put, layout):
+    source = put("d.csv", "timestamp,a,b\n2024-01-01T00:00:00Z,1,2\n2024-01-01T00:01:00Z,NaN,3\n")
+    result = read(store, "readings", source, DEVICES, layout=layout)
+    assert (result.read, result.quarantined) == (3, 0)
+
+
 def test_readings_by_tag_may_be_in_a_file_per_tag(store, put):
     source = str(Path(put("t/oil.csv", "machine_id,time,tag,value\n1,2024-01-01,oil,7\n")).parent)
     put("t/vib.csv", "machine_id,time,tag,value\n1,2024-01-01,vib,5\n")
