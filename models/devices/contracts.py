@@ -10,7 +10,7 @@ from zoneinfo import available_timezones
 
 import polars as pl
 
-from models.contracts import FLAGS, ODD_NAMES
+from models.contracts import FLAGS, ODD_NAMES, is_unknown
 from models.devices import words
 from models.errors import ContractError
 from models.schemas import dy
@@ -140,7 +140,8 @@ def check_raw(
     breaks: `device_missing`, `tag_missing`, `control_characters`, `digits_lost` (a name such as
     4.01E+12), `no_name` (such as nan), `tag_reserved`, `time_missing`, `time_unparsable` (also: an hour that `timezone` has
     twice or not at all), `time_in_future` (more than `tolerance` after `now`), `time_far_from_others`, `value_missing`,
-    `tag_of_words` (no value of the tag is a number, and its words are not states), `value_not_a_number`, `value_not_finite`,
+    `tag_of_words` (no value of the tag is a number, and its words are not states), `value_unknown` (a word such as NA),
+    `value_not_a_number`, `value_not_finite`,
     `value_outside_limits`, `duplicate` (the same device, tag, time and value as an earlier row).
     `limits` has `tag`, `low`, `high` and may have `device`; null means no limit.
 
@@ -244,8 +245,10 @@ def _limit_columns(raw: pl.DataFrame, limits: pl.DataFrame | None) -> list[pl.Se
 def _broken_rule(raw: pl.DataFrame, latest: datetime, far: pl.Series, texts: pl.Series) -> pl.Expr:
     """The first rule that each row breaks; null if there is none. `raw` shows whether a cell is empty or unreadable."""
     has_time, has_value = raw["time"].is_not_null(), raw["value"].is_not_null()
+    unknown = raw["value"].is_null()
     if raw["value"].dtype == pl.String:
         has_value &= raw["value"].str.strip_chars() != ""
+        unknown = is_unknown(raw["value"])
     time, value = pl.col("time"), pl.col("value")
     rules = {
         "device_missing": pl.col("device").fill_null("") == "",
@@ -258,6 +261,7 @@ def _broken_rule(raw: pl.DataFrame, latest: datetime, far: pl.Series, texts: pl.
         "time_far_from_others": pl.lit(far),
         "value_missing": pl.lit(~has_value),
         "tag_of_words": pl.lit(texts),
+        "value_unknown": pl.lit(unknown) & value.is_null(),
         "value_not_a_number": value.is_null(),
         "value_not_finite": ~value.is_finite(),
         "value_outside_limits": (value < pl.col("low")) | (value > pl.col("high")),

@@ -141,6 +141,13 @@ def test_readings_of_one_time_all_count_unless_it_is_said_which(store, tmp_path,
         bring(store, folder, duplicates="refuse")
 
 
+def test_words_for_unknown_readings_refuse_no_file(store, tmp_path):
+    values = ["1", "NA", "Bad", "2", "x"]
+    source = csv(tmp_path, *(f"d,t,{at(60 * n)},{value}" for n, value in enumerate(values)))
+    result = bring(store, source, max_bad_share=0.2)
+    assert (result.accepted, result.rules) == (2, {"value_unknown": 2, "value_not_a_number": 1})
+
+
 def test_devices_that_look_like_those_of_earlier_readings_are_told_once(store, tmp_path):
     bring(store, csv(tmp_path, f"pump-1,t,{at(0)},1"))
     (note,) = bring(store, csv(tmp_path, f"Pump-1,t,{at(60)},1")).alike
