@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -28,12 +29,14 @@ from deployments.differences import (
     differences,
     remove,
 )
-from deployments.environment import PROJECT, VARIABLES, environment
+from deployments.environment import PROJECT, VARIABLES, VariableError, environment
 from deployments.local import Local
+from deployments.pages import serve
 from deployments.queues import apply_queues
 from deployments.server import apply_pool, check_version, connected
 from flows.command_line import exit_after
 from flows.server import ServerError
+from tasks.storage.store import Store
 
 app = App(
     name="python -m deployments",
@@ -44,6 +47,7 @@ app = App(
 )
 
 File = Annotated[Path, Parameter(name="--prefect-file")]
+LEAST_SECRET = 16
 
 
 @app.command
@@ -130,6 +134,7 @@ def up(*, port: int = 4200) -> int:
     """Start a Prefect server and a worker on this machine, unless they are running, and deploy everything.
 
     The server listens only on the loopback interface and has a password. Without ALMANAC_STORE, the store is ./store.
+    The pages of runs are served at the next port, for those who know their address.
 
     Args:
         port: Port of the server and its UI.
@@ -139,6 +144,7 @@ def up(*, port: int = 4200) -> int:
     os.environ.update(local.environment())
     status = deploy()
     _say(f"worker: {'started' if local.start_worker(environment()) else 'is already running'}")
+    local.start_pages(environment())
     file = os.path.relpath(local.password_file)
     _say(f"\nPrefect UI: {local.ui}, which asks for the password in {file}")
     _say(f'On the command line: export PREFECT_API_URL={local.url} PREFECT_API_AUTH_STRING="$(cat {file})"')
@@ -147,8 +153,28 @@ def up(*, port: int = 4200) -> int:
 
 
 @app.command
+def pages(*, port: int) -> int:
+    """Serve the pages of runs in ALMANAC_STORE on the loopback interface, below the path of ALMANAC_PAGES_URL.
+
+    If ALMANAC_PAGES_URL is set for deployments too, artifacts and events of runs link to this server. Who knows the URL can
+    read the pages: its path should be long and random.
+
+    Args:
+        port: Port to listen on.
+    """
+    values = environment()
+    if len(urlsplit(values["ALMANAC_PAGES_URL"]).path.strip("/")) < LEAST_SECRET:
+        raise VariableError(
+            "ALMANAC_PAGES_URL: expected an address whose path is a secret of 16 characters or more, such as "
+            "https://pages.example/AeBai5phoh9yae7ohK. Whoever knows it can read the pages."
+        )
+    serve(Store(values["ALMANAC_STORE"]), values["ALMANAC_PAGES_URL"], port)
+    return 0
+
+
+@app.command
 def down() -> int:
-    """Stop the server and the worker of `up`, and the runs that the worker started."""
+    """Stop everything that `up` started, and the runs that the worker started."""
     names = Local(0).stop()
     _say(f"stopped: {', '.join(names)}" if names else "Nothing was running.")
     return 0

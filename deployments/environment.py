@@ -40,6 +40,7 @@ VARIABLES = (
     Variable("ALMANAC_IMAGE", "image of the runs; required unless the pool's type is process"),
     Variable("ALMANAC_HOME", "folder of the code of runs; default: this one, or /app in containers"),
     Variable("ALMANAC_TIMEZONE", "time zone of days, weeks and schedules, such as Europe/Zurich", "UTC"),
+    Variable("ALMANAC_PAGES_URL", "address below which `python -m deployments pages` serves the pages of runs"),
     Variable("ALMANAC_TIMEOUT_SECONDS", "seconds after which any run is ended; default: by its kind"),
     Variable("ALMANAC_SALES_SOURCE", "sales to ingest every week; without it they are ingested by hand"),
     Variable("ALMANAC_SALES_PLAN", "marketing plan to ingest with them"),

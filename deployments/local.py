@@ -1,5 +1,6 @@
-"""A Prefect server and a worker on this machine, which keep running after the command that started them."""
+"""A Prefect server, a worker and the pages of runs on this machine, which outlast the command that started them."""
 
+import hashlib
 import json
 import os
 import secrets
@@ -16,7 +17,7 @@ from flows.server import KEPT_BY_THE_SERVER, RECORDED_TOGETHER, spare_loopback, 
 from models.errors import AlmanacError
 
 _STOP_SECONDS = 30
-SERVER, WORKER = "server", "worker"
+SERVER, WORKER, PAGES = "server", "worker", "pages"
 LEASES_ON_DISK = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
@@ -55,7 +56,14 @@ class Local:
             **KEPT_BY_THE_SERVER,
             **RECORDED_TOGETHER,
         }
-        return {"ALMANAC_STORE": str(PROJECT / "store"), **os.environ, **own}
+        store = {"ALMANAC_STORE": str(PROJECT / "store"), "ALMANAC_PAGES_URL": self.pages}
+        return {**store, **os.environ, **own}
+
+    @property
+    def pages(self) -> str:
+        """The address of the pages of runs, at the next port; its path is a secret, which follows from the password."""
+        secret = hashlib.sha256(f"pages/{self.password()}".encode()).hexdigest()[:32]
+        return f"http://127.0.0.1:{self.port + 1}/{secret}"
 
     @property
     def password_file(self) -> Path:
@@ -88,7 +96,7 @@ class Local:
                 f"Something that `make deploy` did not start answers at {self.ui}. Stop it, or use another "
                 "port: make deploy PORT=4201"
             )
-        words = ("server", "start", "--host", "127.0.0.1", "--port", str(self.port))
+        words = ("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
         self._start(SERVER, words, self.environment())
         self._wait()
         return True
@@ -97,14 +105,22 @@ class Local:
         """Start a worker of the process pool unless it is running; return whether it was started."""
         if self.running(WORKER):
             return False
-        words = ("worker", "start", "--pool", values["ALMANAC_POOL"], "--type", "process", "--name", "local")
-        self._start(WORKER, (*words, "--limit", "2"), {**self.environment(), **values})
+        words = ("prefect", "worker", "start", "--pool", values["ALMANAC_POOL"], "--type", "process")
+        self._start(WORKER, (*words, "--name", "local", "--limit", "2"), {**self.environment(), **values})
+        return True
+
+    def start_pages(self, values: Mapping[str, str]) -> bool:
+        """Serve the pages of runs unless that runs, or `ALMANAC_PAGES_URL` is another address; return whether it started."""
+        if values["ALMANAC_PAGES_URL"] != self.pages or self.running(PAGES):
+            return False
+        words = ("deployments", "pages", "--port", str(self.port + 1))
+        self._start(PAGES, words, {**self.environment(), **values})
         return True
 
     def stop(self) -> list[str]:
-        """Stop worker and server, with the runs that the worker started; return the names of what was stopped."""
+        """Stop everything, with the runs that the worker started; return the names of what was stopped."""
         names = []
-        for name in (WORKER, SERVER):
+        for name in (WORKER, PAGES, SERVER):
             process = self.running(name)
             if process:
                 children = process.children(recursive=True)
@@ -132,7 +148,7 @@ class Local:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._log(name).open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "prefect", *words],
+                [sys.executable, "-m", *words],
                 cwd=PROJECT,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,

@@ -1,5 +1,6 @@
 """Addresses of stores and sources: local folders, and containers in Blob Storage."""
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import quote
@@ -50,13 +51,18 @@ def encoded(uri: str) -> str:
     return f"{scheme}://{container}{slash}{quote(path)}"
 
 
-def link_of(uri: str) -> str:
-    """A file's address as a link.
+def link_of(page: str) -> str:
+    """The link to a page in a store: over HTTP if `ALMANAC_PAGES_URL` serves the pages of that store.
+
+    Otherwise it is the page's address, which a browser opens from its address bar if it is a local file.
 
     >>> link_of("/srv/my store/page.html"), link_of("az://almanac/page.html")
     ('file:///srv/my%20store/page.html', 'az://almanac/page.html')
     """
-    return uri if "://" in uri else Path(uri).as_uri()
+    url, store = (os.environ.get(name, "").rstrip("/") for name in ("ALMANAC_PAGES_URL", "ALMANAC_STORE"))
+    if url and store and page.startswith(f"{store}/"):
+        return f"{url}/{quote(page.removeprefix(f'{store}/'))}"
+    return page if "://" in page else Path(page).as_uri()
 
 
 def check_holds_tables(uri: str) -> None:
