@@ -95,12 +95,12 @@ def test_raw_readings_that_are_damaged_or_repeated_are_quarantined_with_the_reas
     assert output.status == 0, output.err
     (counts,) = output.json["tables"]
     assert counts["read"] == counts["accepted"] + counts["quarantined"] == 17_798
-    assert counts["rules"] == {"duplicate": 20, "value_not_a_number": 10}
+    assert counts["rules"] == {"duplicate": 20, "value_unknown": 10}
     store = Store(str(tmp_path / "store"))
     assert store.scan("devices/readings").select(pl.sum("count")).collect().item() == 17_768
     assert store.scan("devices/quarantine").collect()["rule"].value_counts(sort=True).rows() == [
         ("duplicate", 20),
-        ("value_not_a_number", 10),
+        ("value_unknown", 10),
     ]
 
 
