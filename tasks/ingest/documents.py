@@ -5,11 +5,13 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import polars as pl
 
 from tasks.ingest.contents import HEAD, DialectError, begins, encoding_of, unpacked
+from tasks.ingest.text import refuse_twice
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 _TABLES = rb'"(columns|Columns|metric|fields|schema)"\s*:|^\s*\{\s*"[^"]*"\s*:\s*\[\s*\{'
@@ -22,6 +24,7 @@ def rows_of_json(source: str | bytes, head: bytes) -> pl.LazyFrame:
     Nested members are named `outer.inner`. The rows of a document are the objects of its only list of objects, at any
     depth, each with the document's other members.
     """
+    _refuse_twice(head)
     encoding = encoding_of(head)
     if encoding != "utf-8" or head.startswith(codecs.BOM_UTF8):
         source = head = unpacked(source).decode(encoding).removeprefix("\ufeff").encode()
@@ -36,6 +39,18 @@ def rows_of_json(source: str | bytes, head: bytes) -> pl.LazyFrame:
         return flat(frame)
     except (pl.exceptions.ComputeError, ValueError):
         return flat(pl.LazyFrame(_loaded(unpacked(source)), infer_schema_length=None, strict=False))
+
+
+def _refuse_twice(head: bytes) -> None:
+    """Raise `DialectError` if the first object has a member twice, of which readers keep the first or the last."""
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        refuse_twice([name for name, _ in pairs])
+        return dict(pairs)
+
+    text = head.decode(errors="replace")
+    with suppress(ValueError):
+        json.JSONDecoder(object_pairs_hook=members).raw_decode(text, max(text.find("{"), 0))
 
 
 def _loaded(content: bytes) -> list[dict[str, Any]]:

@@ -25,9 +25,10 @@ def as_long(
     the names are dates, otherwise all that are not mapped. Empty cells give no row, nor do words such as NA among numbers.
     A wide file of sensors without a device belongs to the device that it is named after. A column of totals is left out.
     Each row at the end that lacks a key, such as one of totals, stays one row. Raises `SourceError` for a wide file without
-    `wide`, and for one whose weeks have no year.
+    `wide`, for one whose weeks have no year, and for one of a table that may have columns of several meanings.
     """
     if table.wide is None:
+        _refuse_dates(source, table, mapping, order)
         return source
     names, values = table.wide
     is_dated = table.schema.columns()[names].dtype == pl.Date
@@ -67,6 +68,21 @@ def as_long(
     if gaps:
         frame = frame.with_columns(pl.lit(_stem(source.name)).alias(column) for column in gaps)
     return Source(source.name, frame)
+
+
+def _refuse_dates(source: Source, table: Table, mapping: Mapping[str, str], order: DateOrder | None) -> None:
+    """Raise `SourceError` if columns are named after the dates that should be in a column of their own."""
+    present = {*renaming(source.columns, mapping, table.required_columns, table.aliases), *source.columns}
+    types = table.schema.columns()
+    gaps = [c for c in table.required_columns if c not in present and types[c].dtype == pl.Date]
+    columns = [c for c in source.columns if re.search(r"\d", c)]
+    dates = _dates(source.name, columns, order) if gaps else []
+    if len(dates) >= _FEWEST:
+        raise SourceError(
+            f"{source.name}: this has a column per {gaps[0]} ({', '.join(dates[:3])}, ...), and does not name what they "
+            f"hold. Expected a row for each, with columns {', '.join(table.required_columns)} and one for each covariate, "
+            "such as price."
+        )
 
 
 def _dates(name: str, columns: Sequence[str], order: DateOrder | None) -> list[str]:

@@ -392,6 +392,15 @@ def test_a_column_that_is_there_twice_is_refused_by_its_name(tmp_path):
         rows(tmp_path / "a.csv")
 
 
+@pytest.mark.parametrize(
+    "text", ['{"sku":"A","units":1,"units":2}\n{"sku":"B","units":3}\n', '[{"a":{"units":1,"units":2}}]']
+)
+def test_a_member_that_an_object_has_twice_is_refused_by_its_name(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(SourceError, match=r"a\.json: column 'units' appears twice"):
+        rows(tmp_path / "a.json")
+
+
 def test_text_with_the_separator_in_it_needs_quotes(tmp_path):
     (tmp_path / "a.csv").write_text("time,error\n1,door open\n2,axis 3, retry\n")
     with pytest.raises(

@@ -44,6 +44,13 @@ def test_a_wide_file_is_recognised_and_the_option_named(
         read(store, table, wide(tmp_path, text, "a.csv"), scenario, mapping=mapping)
 
 
+def test_a_plan_with_a_column_per_week_does_not_say_what_its_numbers_are(store, tmp_path):
+    with pytest.raises(
+        SourceError, match=r"this has a column per week .*2024-01-01.* and does not name what they hold"
+    ):
+        read(store, "plan", wide(tmp_path, WEEKS, "plan.csv"), SALES, wide=True)
+
+
 def test_unknown_cells_of_a_sensor_with_numbers_are_no_readings_and_words_of_a_state_are(store, tmp_path):
     text = SENSORS.replace("2\n", "NA\n").replace("3,\n", "3,4\n").replace("\n", ",none\n")
     source = wide(
