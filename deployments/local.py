@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 import secrets
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -110,9 +112,17 @@ class Local:
         return True
 
     def start_pages(self, values: Mapping[str, str]) -> bool:
-        """Serve the pages of runs unless that runs, or `ALMANAC_PAGES_URL` is another address; return whether it started."""
+        """Serve the pages of runs unless that runs, or `ALMANAC_PAGES_URL` is another address; return whether it started.
+
+        Raises `LocalError` if the port is in use.
+        """
         if values["ALMANAC_PAGES_URL"] != self.pages or self.running(PAGES):
             return False
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port + 1), timeout=2):
+            raise LocalError(
+                f"Something that `make deploy` did not start answers at port {self.port + 1}, where the pages of runs are "
+                f"served. Stop it, or use another port: make undeploy deploy PORT={self.port + 2}"
+            )
         words = ("deployments", "pages", "--port", str(self.port + 1))
         self._start(PAGES, words, {**self.environment(), **values})
         return True

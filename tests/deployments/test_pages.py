@@ -1,11 +1,12 @@
 """The pages of runs over HTTP: what is served, to whom, and which links lead there."""
 
 import asyncio
+import socket
 
 import httpx
 import pytest
 
-from deployments.local import PAGES, Local
+from deployments.local import PAGES, Local, LocalError
 from deployments.pages import application
 from flows.server import free_port
 from tasks.storage.store import Store
@@ -90,6 +91,11 @@ def test_deployed_on_this_machine_the_pages_are_served_at_an_address_that_only_t
     assert local.password() not in local.pages
     try:
         assert not local.start_pages({**values, "ALMANAC_PAGES_URL": URL})
+        with (
+            socket.create_server(("127.0.0.1", local.port + 1)),
+            pytest.raises(LocalError, match=f"answers at port {local.port + 1}, where the pages"),
+        ):
+            local.start_pages(values)
         assert local.start_pages(values)
         assert not local.start_pages(values)
         wait_until(lambda: _status(f"{local.pages}/{PAGE}") == httpx.codes.OK, 60, "the page is served")
