@@ -91,9 +91,9 @@ def ingest_sources(
 
 @contextmanager
 def _step(run: Run, name: str) -> Iterator[None]:
-    """A step of the driver; its deadline follows from how long it took in earlier runs."""
+    """A step of the driver; its deadline follows from how long it took in earlier runs, or is a longer one that is set."""
     start = time.monotonic()
-    with process_deadline(step_limit_seconds(run, name)):
+    with process_deadline(max(step_limit_seconds(run, name), settings().stuck_seconds or 0.0)):
         yield
     remember_step(run, name, time.monotonic() - start)
 
