@@ -37,8 +37,9 @@ from models.scenario import File, Frames
 TOTAL, UNKNOWN = "total", "unknown"
 SHARES_FILE, FACTORS_FILE = "total_shares", "total_factors"
 NOTE = (
-    "No totals are published: the bundle has no errors of sums. It was trained by an earlier version, or on too little "
-    "history for a backtest with two origins. Train a new one: python -m flows sales train"
+    "No totals are published: the bundle has no errors of sums. Either an earlier version trained it: python -m flows "
+    "sales train. Or the history is too short for two origins of the backtest with a whole horizon after them: a shorter "
+    "--horizon needs less."
 )
 BLOCKS: dict[str, tuple[str, ...]] = {"all": (), "sku": ("sku",), "store": ("store",), "key": KEY}
 """Groups of forecasts that share errors, by name, each within a week and over all weeks."""
