@@ -5,7 +5,7 @@
     python -m benchmarks.ageing --folder FOLDER                        # keep the trained stores there, and use them again
 
 A small store is ingested, trained and scored once. Then it gets the commits of that many hours or weeks:
-a row in each input table, a partition in each published one, a row of the ledger. At each age the next hour or
+a row in each input table with times, a partition in each published one, a row of the ledger. At each age the next hour or
 week is scored on the command line, on a copy on disk, and on one in Azurite behind a proxy that delays each request by
 30 ms and counts them. `bytes` is the size of the store on disk, or the bytes that the run received from Blob.
 """
@@ -116,10 +116,13 @@ class _Ageing:
         self.entry = ledger.rows(store).collect().tail(1)  # type: ignore[union-attr]
         self.as_of = type(_newest(scenario, store)).fromisoformat(self.entry["as_of"].item())
         names = [one for one in tables.fn(store) if one.startswith(f"{name}/")]
-        self.inputs = {
+        lines = {
             one: store.scan(one).head(1).collect()
             for one in names
             if one.partition("/")[2] in scenario.tables
+        }
+        self.inputs = {
+            one: line for one, line in lines.items() if any(kind.is_temporal() for kind in line.dtypes)
         }
         with_as_of = [one for one in names if "as_of" in store.table(one).metadata().partition_columns]
         self.published = {one: adds[-1] for one in with_as_of if (adds := _adds(store, one))}
