@@ -132,7 +132,7 @@ class _Ageing:
 
     def _first_time(self, path: str) -> dict[str, Any]:
         times = [column for column, kind in self.inputs[path].schema.items() if kind.is_temporal()]
-        return self.store.scan(path).select(pl.col(times).min()).collect().to_dicts()[0] if times else {}
+        return self.store.scan(path).select(pl.col(times).min()).collect().to_dicts()[0]
 
     def go_on(self, age: int) -> None:
         """Add commits until the store has `age` of them."""
@@ -163,10 +163,8 @@ class _Ageing:
             pl.lit(time - back, dtype=line.schema[column]).alias(column) for column, time in times.items()
         )
         partitions = {"shard": str(line["shard"][0])} if "shard" in line.columns else {}
-        facts = {"changed": "1"}
-        if times:
-            time = next(iter(times.values())) - back
-            facts |= {"from": time.isoformat(), "to": time.isoformat()}
+        time = (next(iter(times.values())) - back).isoformat()
+        facts = {"changed": "1", "from": time, "to": time}
         bounds = {column: (time - back).isoformat() for column, time in times.items()}
         self._commit(path, [self._added(path, rows.drop(partitions), partitions, number, bounds)], facts)
 

@@ -24,10 +24,10 @@ def rows_of_json(source: str | bytes, head: bytes) -> pl.LazyFrame:
     Nested members are named `outer.inner`. The rows of a document are the objects of its only list of objects, at any
     depth, each with the document's other members.
     """
-    _refuse_twice(head)
     encoding = encoding_of(head)
     if encoding != "utf-8" or head.startswith(codecs.BOM_UTF8):
         source = head = unpacked(source).decode(encoding).removeprefix("\ufeff").encode()
+    _refuse_twice(head)
     is_whole = begins(head, r"\[") or _is_document(head)
     try:
         if is_whole:

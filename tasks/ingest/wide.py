@@ -1,7 +1,7 @@
 """Wide files: a column per week or per sensor, read as a row per week or reading."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import polars as pl
 
@@ -27,12 +27,12 @@ def as_long(
     Each row at the end that lacks a key, such as one of totals, stays one row. Raises `SourceError` for a wide file without
     `wide`, for one whose weeks have no year, and for one of a table that may have columns of several meanings.
     """
+    renames = renaming(source.columns, mapping, table.required_columns, table.aliases)
     if table.wide is None:
-        _refuse_dates(source, table, mapping, order)
+        _refuse_dates(source, table, {*renames, *source.columns}, order)
         return source
     names, values = table.wide
     is_dated = table.schema.columns()[names].dtype == pl.Date
-    renames = renaming(source.columns, mapping, table.required_columns, table.aliases)
     table_columns = {*renames.values(), *table.required_columns}
     if {names, values} & {*renames, *source.columns}:
         return source
@@ -70,9 +70,11 @@ def as_long(
     return Source(source.name, frame)
 
 
-def _refuse_dates(source: Source, table: Table, mapping: Mapping[str, str], order: DateOrder | None) -> None:
-    """Raise `SourceError` if columns are named after the dates that should be in a column of their own."""
-    present = {*renaming(source.columns, mapping, table.required_columns, table.aliases), *source.columns}
+def _refuse_dates(source: Source, table: Table, present: Collection[str], order: DateOrder | None) -> None:
+    """Raise `SourceError` if columns are named after the dates that should be in a column of their own.
+
+    `present` are the names of the source's columns, also as mapped.
+    """
     types = table.schema.columns()
     gaps = [c for c in table.required_columns if c not in present and types[c].dtype == pl.Date]
     columns = [c for c in source.columns if re.search(r"\d", c)]

@@ -395,8 +395,9 @@ def test_a_column_that_is_there_twice_is_refused_by_its_name(tmp_path):
 @pytest.mark.parametrize(
     "text", ['{"sku":"A","units":1,"units":2}\n{"sku":"B","units":3}\n', '[{"a":{"units":1,"units":2}}]']
 )
-def test_a_member_that_an_object_has_twice_is_refused_by_its_name(tmp_path, text):
-    (tmp_path / "a.json").write_text(text)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_member_that_an_object_has_twice_is_refused_by_its_name(tmp_path, text, encoding):
+    (tmp_path / "a.json").write_text(text, encoding)
     with pytest.raises(SourceError, match=r"a\.json: column 'units' appears twice"):
         rows(tmp_path / "a.json")
 
