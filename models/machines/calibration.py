@@ -36,19 +36,21 @@ def calibration(probability: Floats, is_failure: Flags) -> Calibration:
 
 
 def calibrations_of_few(
-    probability: Mapping[str, Floats], is_failure: Mapping[str, Flags], weight: Floats
+    probability: Mapping[str, Floats], is_failure: Mapping[str, Flags], weight: Mapping[str, Floats]
 ) -> dict[str, Calibration]:
     """Platt's sigmoid of each component, with the mean of its rows; all components share one slope.
 
     The slope of a component with few failures would be due to chance, and so would the rank of its rows among those of
     others. The probabilities are those of estimators that have not seen the machine of a row, so that all rows can be
-    used, not only later ones with few failures. `weight`, one per row, compensates for the sampling of rows.
+    used, not only later ones with few failures. `weight`, one per row, compensates for the sampling of rows. Components
+    may have different rows.
     """
-    probabilities, outcomes = ([values[c] for c in probability] for values in (probability, is_failure))
-    weights = np.tile(weight, len(probability))
-    common = platt(np.concatenate(probabilities), np.concatenate(outcomes), weights, _FEW_PRIOR)
+    probabilities, outcomes, weights = (
+        np.concatenate([values[c] for c in probability]) for values in (probability, is_failure, weight)
+    )
+    common = platt(probabilities, outcomes, weights, _FEW_PRIOR)
     return {
-        c: towards(common, own, weight, float(np.average(is_failure[c], weights=weight)))
+        c: towards(common, own, weight[c], float(np.average(is_failure[c], weights=weight[c])))
         for c, own in probability.items()
     }
 

@@ -105,23 +105,30 @@ class Learner:
 
     @cached_property
     def _boosting(self) -> "_Boosting":
-        return _Boosting(self._X, self._weight, self._options, self._judge)
+        return _Boosting(self._X, self._options, self._judge)
 
-    def fit(self, outcomes: Flags, later_outcomes: Flags | None = None, trees: int | None = None) -> Fitted:
-        """The estimator for the `outcomes` of the rows.
+    def fit(
+        self,
+        outcomes: Flags,
+        counts: Flags | None = None,
+        later: tuple[Flags, Flags] | None = None,
+        trees: int | None = None,
+    ) -> Fitted:
+        """The estimator for the `outcomes` of the rows; those that do not count have no weight.
 
-        LightGBM grows `trees` trees, or stops when more of them no longer improve the predictions of `later_outcomes`, the
-        outcomes of the later rows. The others have a fixed number of trees.
+        LightGBM grows `trees` trees, or stops when more of them no longer improve the predictions of the `later` rows,
+        given by their outcomes and whether they count. The others have a fixed number of trees.
         """
+        weight = self._weight if counts is None else self._weight * counts
         if self._options.estimator == "lightgbm":
-            return self._boosting.fit(outcomes, later_outcomes, trees)
-        return _classical(self._X, outcomes, self._weight, self._options)
+            return self._boosting.fit(outcomes, weight, later, trees)
+        return _classical(self._X, outcomes, weight, self._options)
 
 
 class _Boosting:
     """LightGBM on rows that are binned once."""
 
-    def __init__(self, X: Matrix, weight: Floats, options: Options, judge: Matrix | None) -> None:
+    def __init__(self, X: Matrix, options: Options, judge: Matrix | None) -> None:
         from models.boosting import lgb
 
         self._parameters = {
@@ -140,21 +147,23 @@ class _Boosting:
             "num_threads": 1,
             "verbose": -1,
         }
-        self._data = lgb.Dataset(X, np.zeros(len(X)), weight=weight, params=self._parameters).construct()
+        self._data = lgb.Dataset(X, np.zeros(len(X)), params=self._parameters).construct()
         self._judge = None
         if judge is not None:
             nothing = np.zeros(len(judge))
             self._judge = self._data.create_valid(judge, nothing, params=self._parameters).construct()
 
-    def fit(self, outcomes: Flags, later_outcomes: Flags | None, trees: int | None) -> Fitted:
+    def fit(
+        self, outcomes: Flags, weight: Floats, later: tuple[Flags, Flags] | None, trees: int | None
+    ) -> Fitted:
         from models.boosting import lgb
 
-        self._data.set_label(outcomes.astype(np.float64))
-        if self._judge is None or later_outcomes is None or trees is not None or not later_outcomes.any():
+        self._data.set_label(outcomes.astype(np.float64)).set_weight(weight)
+        if self._judge is None or later is None or trees is not None or not later[0].any():
             booster = lgb.train(dict(self._parameters), self._data, trees or _USUAL_TREES)
             best = booster.num_trees()
         else:
-            judge = self._judge.set_label(later_outcomes.astype(np.float64))
+            judge = self._judge.set_label(later[0].astype(np.float64)).set_weight(later[1].astype(np.float64))
             stop = lgb.early_stopping(_PATIENCE, verbose=False)
             booster = lgb.train(
                 dict(self._parameters), self._data, MOST_TREES, valid_sets=[judge], callbacks=[stop]

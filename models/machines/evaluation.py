@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from models.machines import costs
 from models.machines.features import under_work
-from models.machines.labels import OBSERVED, fails_within, failure_time, next_failure_column
+from models.machines.labels import (
+    OBSERVED,
+    fails_within,
+    failure_time,
+    has_component,
+    next_failure_column,
+)
 from models.machines.options import Options
 from models.machines.risks import Model, Risk
 from models.metrics import SCHEMA
@@ -60,7 +66,7 @@ def judged_rows(
 ) -> pl.DataFrame:
     """Judged rows of one risk; NaN probabilities become null.
 
-    There is no alarm while the component is under work.
+    There is no alarm while the component is under work. Machines without the component have no row.
     """
     value = pl.Series("probability", probability, dtype=pl.Float64).fill_nan(None)
     component, horizon_hours = risk.component, risk.horizon_hours
@@ -77,7 +83,7 @@ def judged_rows(
         pl.col(next_failure_column(component)).alias("next_failure_hours"),
         is_under_work.alias("under_work"),
         pl.lit(risk.rung).alias("rung"),
-    )
+    ).filter(rows.select(has_component(component)).to_series())
 
 
 def coherent(rows: pl.DataFrame) -> pl.DataFrame:

@@ -291,7 +291,7 @@ def _errors(
         }
     own = {error: _own(error) for error in vocabulary.errors}
     so_far = (
-        errors.with_columns(kind_of_error(vocabulary.errors).alias("error"))
+        errors.with_columns(kind_of_error(vocabulary.errors, vocabulary.left_out).alias("error"))
         .select(*ROW, *((pl.col("error") == e).cast(pl.Int32).alias(name) for e, name in own.items()))
         .group_by(ROW)
         .sum()

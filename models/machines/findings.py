@@ -99,11 +99,9 @@ def stray_clocks(telemetry: pl.LazyFrame) -> pl.DataFrame:
 
 
 def without_component(gaps: pl.DataFrame) -> pl.DataFrame:
-    """A line as in `findings` for each machine with `equipment.missing_components`."""
-    names = (
-        gaps.lazy().group_by("machine_id", "type").agg(pl.col("component").sort(), pl.len().alias("count"))
-    )
-    detail = pl.format("{} has no {}", "type", pl.col("component").list.join(", "))
+    """A line as in `findings` for each machine of `gaps`, components that a machine does not have: machine_id, component."""
+    names = gaps.lazy().group_by("machine_id").agg(pl.col("component").sort(), pl.len().alias("count"))
+    detail = pl.format("no {}", pl.col("component").list.join(", "))
     return _finding("without component", "machines", names, detail)
 
 

@@ -17,7 +17,7 @@ import polars as pl
 
 from models.machines.estimators import Flags, Floats, Learner, Matrix
 from models.machines.features import Feature
-from models.machines.labels import OBSERVED, failure_time, next_failure_column
+from models.machines.labels import OBSERVED, failure_time, has_component, next_failure
 from models.machines.lives import QUANTILES, Life, inverse, times
 from models.machines.options import Options
 from models.machines.risks import matrix
@@ -94,7 +94,7 @@ def _calibrated(life: Life, chance: Floats, remainder: Floats, median: Floats, w
 
 def _leads(rows: pl.LazyFrame, component: str) -> pl.DataFrame:
     """Per failure that follows some row: machine_id, and `hours` from the first such row to it."""
-    hours = pl.col(next_failure_column(component))
+    hours = next_failure(component)
     some = rows.filter(hours.is_not_null()).select("machine_id", at=failure_time(hours), hours=hours)
     return some.group_by("machine_id", "at").agg(pl.col("hours").max()).collect()
 
@@ -115,9 +115,9 @@ def _sample(
     rows: pl.LazyFrame, component: str, features: Sequence[Feature], last: float, options: Options
 ) -> _Sample:
     """A sample of the rows, including all with a failure within `last` hours if possible, and compensating weights."""
-    hours, names = pl.col(next_failure_column(component)), [f.name for f in features]
+    hours, names = next_failure(component), [f.name for f in features]
     within = (hours <= last).fill_null(value=False)
-    usable = rows.filter(hours.is_not_null() | (pl.col(OBSERVED) > 0))
+    usable = rows.filter(has_component(component), hours.is_not_null() | (pl.col(OBSERVED) > 0))
     counts = usable.select(within.sum().alias("failing"), pl.len().alias("rows")).collect()
     positives = int(counts["failing"].item())
     share = shares(

@@ -25,7 +25,13 @@ from models.machines.calibration import (
 from models.machines.estimators import Estimator, Flags, Floats, Learner, Matrix
 from models.machines.features import Feature, windows
 from models.machines.few_failures import FEW_FAILURES
-from models.machines.labels import OBSERVED, fails_within, next_failure_column
+from models.machines.labels import (
+    OBSERVED,
+    fails_within,
+    has_component,
+    next_failure_column,
+    some_fails_within,
+)
 from models.machines.options import Options
 from models.machines.rates import base_rates, failures_after, machine_hours, without_model
 from models.machines.risks import BASE_RATE, MODEL, Risk, matrix
@@ -60,6 +66,9 @@ class Holdout:
     def failed(self, component: str, hours: int) -> Flags:
         return self.rows.select(fails_within(component, hours)).to_series().to_numpy().astype(bool)
 
+    def has(self, component: str) -> Flags:
+        return self.rows.select(has_component(component)).to_series().to_numpy()
+
 
 @dataclass(frozen=True)
 class Horizon:
@@ -77,12 +86,16 @@ class Horizon:
 
 @dataclass(frozen=True)
 class Sample:
-    """Training rows: features, weights, the outcomes of each component that fails in some row, and machine numbers."""
+    """Training rows: features, weights, the outcomes of each component that fails in some row, and machine numbers.
+
+    `has` tells for each component whether a row's machine has it: other rows teach nothing about it.
+    """
 
     X: Matrix
     weight: Floats
     outcomes: dict[str, Flags]
     machine: Floats
+    has: dict[str, Flags]
 
 
 @dataclass(frozen=True)
@@ -143,7 +156,8 @@ def fitted_horizons(work: Work, cuts: Sequence[Fold], failures: Mapping[str, int
         for task in later:
             task.result()
         results = {hours: future.result() for hours, future in final.items()}
-    at_work = machine_hours(work.rows)
+    few = (c for c in work.vocabulary.components if c not in components)
+    at_work = {c: machine_hours(work.rows, c) for c in few}
     return [
         _horizon(
             work, h, results[h], [holdouts[h, cut] for cut in cuts], failures, at_work, choices[h].hidden
@@ -158,12 +172,15 @@ def _horizon(
     finals: Mapping[str, Final],
     holdouts: Sequence[Holdout],
     failures: Mapping[str, int],
-    at_work: float,
+    at_work: Mapping[str, float],
     hidden: Sequence[str],
 ) -> Horizon:
     components = work.vocabulary.components
     base = base_rates(work.rows, components, hours)
-    without = {c: without_model(c, hours, failures[c], base[c], work.options, at_work) for c in components}
+    without = {
+        c: without_model(c, hours, failures[c], base[c], work.options, at_work.get(c, 0.0))
+        for c in components
+    }
     if all(one.rows.is_empty() for one in holdouts):
         short = "the time range is too short to hold out rows for the calibration of a model of {}"
         without |= {c: Risk(c, hours, BASE_RATE, base[c], short.format(c)) for c in finals}
@@ -209,9 +226,10 @@ def judge(
     trees = {}
     for component, is_failure in sample.outcomes.items():
         if choice is None:
-            fit = learner.fit(is_failure, holdout.failed(component, hours))
+            later = holdout.failed(component, hours), holdout.has(component)
+            fit = learner.fit(is_failure, sample.has[component], later)
         else:
-            fit = learner.fit(is_failure, trees=choice.trees.get(component))
+            fit = learner.fit(is_failure, sample.has[component], trees=choice.trees.get(component))
         holdout.probabilities[component], trees[component] = fit.estimator.predict(X), fit.trees
     holdout.rows = holdout.rows.drop([f.name for f in work.features if f.statistic != "replaced"])
     return Choice(trees, hidden)
@@ -245,10 +263,12 @@ def _loss_of_other_half(sample: Sample, X: Matrix, options: Options) -> float:
     first = sample.machine % 2 == 0
     for half in (first, ~first):
         learner = Learner(X[half], sample.weight[half], options)
-        weight = sample.weight[~half]
-        for is_failure in sample.outcomes.values():
+        for component, is_failure in sample.outcomes.items():
             if is_failure[half].any():
-                p = np.clip(learner.fit(is_failure[half]).estimator.predict(X[~half]), EDGE, 1 - EDGE)
+                has = sample.has[component]
+                weight = sample.weight[~half] * has[~half]
+                fit = learner.fit(is_failure[half], has[half])
+                p = np.clip(fit.estimator.predict(X[~half]), EDGE, 1 - EDGE)
                 loss -= float((weight * np.log(np.where(is_failure[~half], p, 1 - p))).sum())
     return loss
 
@@ -272,7 +292,7 @@ def _final(
     how = _calibrations_by_others(sample, few, work.options, choice.trees) if few else {}
     learner = Learner(sample.X, sample.weight, work.options)
     return {
-        c: Final(learner.fit(is_failure, trees=choice.trees.get(c)).estimator, how.get(c))
+        c: Final(learner.fit(is_failure, sample.has[c], trees=choice.trees.get(c)).estimator, how.get(c))
         for c, is_failure in sample.outcomes.items()
     }
 
@@ -288,27 +308,30 @@ def _calibrations_by_others(
     thin = 1 + len(is_any_failure) // _MANY_ROWS
     some = is_any_failure | (np.arange(len(is_any_failure)) % thin == 0)
     weight = sample.weight[some] * np.where(is_any_failure[some], 1, thin)
-    outcomes = {c: sample.outcomes[c][some] for c in components}
-    fewer = Sample(sample.X[some], weight, outcomes, sample.machine[some])
+    outcomes, has = ({c: of[c][some] for c in components} for of in (sample.outcomes, sample.has))
+    fewer = Sample(sample.X[some], weight, outcomes, sample.machine[some], has)
     probabilities = {c: _cross_predictions(fewer, c, options, trees.get(c)) for c in components}
     row_weight = weight / np.where(is_any_failure[some], options.failing_weight, 1)
-    return calibrations_of_few(probabilities, outcomes, row_weight)
+    return calibrations_of_few(
+        {c: probabilities[c][has[c]] for c in components},
+        {c: outcomes[c][has[c]] for c in components},
+        {c: row_weight[has[c]] for c in components},
+    )
 
 
 def _cross_predictions(sample: Sample, component: str, options: Options, trees: int | None) -> Floats:
     """Probabilities by estimators of other groups of machines; failing machines are distributed evenly over the groups."""
-    is_failure = sample.outcomes[component]
+    is_failure, has = sample.outcomes[component], sample.has[component]
     which = np.unique(sample.machine, return_inverse=True)[1]
     order = np.argsort(np.bincount(which, is_failure) == 0, kind="stable")
     fold = np.argsort(order)[which] % _FOLDS
-    probabilities = np.full(len(is_failure), np.average(is_failure, weights=sample.weight))
+    probabilities = np.full(len(is_failure), np.average(is_failure, weights=sample.weight * has))
     for i in range(_FOLDS):
         others = fold != i
         if is_failure[others].any() and not others.all():
             learner = Learner(sample.X[others], sample.weight[others], options)
-            probabilities[~others] = learner.fit(is_failure[others], trees=trees).estimator.predict(
-                sample.X[~others]
-            )
+            fit = learner.fit(is_failure[others], has[others], trees=trees)
+            probabilities[~others] = fit.estimator.predict(sample.X[~others])
     return probabilities
 
 
@@ -319,13 +342,14 @@ def _learn(work: Work, where: pl.Expr, hours: int, components: Sequence[str]) ->
     healthy ones, weighted so that proportions are preserved.
     """
     if not components:
-        return Sample(matrix(pl.DataFrame(), work.names), np.empty(0), {}, np.empty(0))
-    some = pl.any_horizontal(fails_within(c, hours) for c in components)
+        return Sample(matrix(pl.DataFrame(), work.names), np.empty(0), {}, np.empty(0), {})
+    some = some_fails_within(components, hours)
     counts = work.rows.filter(where).select(some.sum().alias("failing"), pl.len().alias("rows")).collect()
     positives = int(counts["failing"].item() or 0)
     share = shares(positives, counts["rows"].item() - positives, work.most_rows)
     of_row = pl.when(some).then(share[0]).otherwise(share[1])
-    labels = [fails_within(c, hours).alias(_label(c)) for c in components]
+    labels = [fails_within(c, hours).fill_null(value=False).alias(_label(c)) for c in components]
+    labels += [has_component(c).alias(_has(c)) for c in components]
     frame = (
         work.rows.filter(where, pl.col(DRAWN) < of_row)
         .select("machine_id", "time", *work.names, DRAWN, of_row.alias("|share"), *labels)
@@ -338,15 +362,24 @@ def _learn(work: Work, where: pl.Expr, hours: int, components: Sequence[str]) ->
     weight = 1 / frame["|share"].to_numpy()
     failing_rows = frame.select(pl.any_horizontal(_label(c) for c in components)).to_series().to_numpy()
     weight = np.where(failing_rows, weight * work.options.failing_weight, weight)
-    outcomes = {c: frame[_label(c)].to_numpy().astype(bool) for c in components}
-    outcomes = {c: np.concatenate([flags, flags[which]]) for c, flags in outcomes.items() if flags.any()}
+    with_failures = [c for c in components if frame[_label(c)].any()]
+    outcomes, has = (
+        {c: np.concatenate([frame[of(c)].to_numpy(), frame[of(c)].to_numpy()[which]]) for c in with_failures}
+        for of in (_label, _has)
+    )
     machine = frame["machine_id"].rle_id().to_numpy()
     machine = np.concatenate([machine, machine[which]])
-    return Sample(np.concatenate([X, copies]), np.concatenate([weight, weight[which]]), outcomes, machine)
+    return Sample(
+        np.concatenate([X, copies]), np.concatenate([weight, weight[which]]), outcomes, machine, has
+    )
 
 
 def _label(component: str) -> str:
     return f"{component}|failed"
+
+
+def _has(component: str) -> str:
+    return f"{component}|has"
 
 
 def held_out_rows(work: Work, fold: Fold, hours: int) -> Holdout:
@@ -365,8 +398,9 @@ def calibration_of(holdouts: Sequence[Holdout], component: str, hours: int, base
     parts = [h for h in holdouts if component in h.probabilities]
     if not parts:
         return IDENTITY
-    probabilities = np.concatenate([h.probabilities[component] for h in parts])
-    fit = calibration(probabilities, np.concatenate([h.failed(component, hours) for h in parts]))
+    has = np.concatenate([h.has(component) for h in parts])
+    probabilities = np.concatenate([h.probabilities[component] for h in parts])[has]
+    fit = calibration(probabilities, np.concatenate([h.failed(component, hours) for h in parts])[has])
     few = sum(h.failures(component, hours) for h in parts) < FEW_FAILURES and len(probabilities)
     return towards(fit, probabilities, np.ones(len(probabilities)), base_rate) if few else fit
 

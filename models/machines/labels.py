@@ -16,6 +16,30 @@ def next_failure_column(component: str) -> str:
     return f"{component}|next_failure_hours"
 
 
+def next_failure(component: str) -> pl.Expr:
+    """The hours from the row's time to the component's next failure; null if none follows or the machine lacks it."""
+    return pl.col(next_failure_column(component)).fill_nan(None)
+
+
+def has_component(component: str) -> pl.Expr:
+    """Whether the row's machine has `component`: otherwise its column of next failures is NaN."""
+    return pl.col(next_failure_column(component)).is_not_nan().fill_null(value=True)
+
+
+def without_components(rows: pl.DataFrame, gaps: pl.DataFrame) -> pl.DataFrame:
+    """`rows` with NaN as the next failure of components that their machines do not have: `gaps`, machine_id, component."""
+    lacking = [
+        pl.when(pl.col("machine_id").is_in(machines.implode()))
+        .then(float("nan"))
+        .otherwise(next_failure_column(component))
+        .alias(next_failure_column(component))
+        for (component,), machines in (
+            (name, some["machine_id"]) for name, some in gaps.group_by("component", maintain_order=True)
+        )
+    ]
+    return rows.with_columns(lacking)
+
+
 def failure_time(hours: pl.Expr) -> pl.Expr:
     """The time `hours` after the row's time."""
     return pl.col("time") + pl.duration(microseconds=(hours * 3.6e9).round())
@@ -77,12 +101,17 @@ def fails_within(component: str, horizon_hours: float) -> pl.Expr:
     """The label: whether `component` fails in (T, T + horizon], its last moment included.
 
     Null (pending) if the horizon ends after the observed time, whatever is on record by then: a
-    row is decided when all rows of its time are. Each component has its own label, so two failures
-    within one horizon are two labels.
+    row is decided when all rows of its time are. Also null if the machine does not have the component.
+    Each component has its own label, so two failures within one horizon are two labels.
 
     >>> frame = pl.DataFrame({"pump|next_failure_hours": [24.0, 25.0, None, 3.0], OBSERVED: [48, 48, 48, 12]})
     >>> frame.select(fails_within("pump", 24).alias("label"))["label"].to_list()
     [True, False, False, None]
     """
-    within = (pl.col(next_failure_column(component)) <= horizon_hours).fill_null(value=False)
-    return pl.when(pl.col(OBSERVED) >= horizon_hours).then(within)
+    within = (next_failure(component) <= horizon_hours).fill_null(value=False)
+    return pl.when((pl.col(OBSERVED) >= horizon_hours) & has_component(component)).then(within)
+
+
+def some_fails_within(components: Sequence[str], horizon_hours: float) -> pl.Expr:
+    """Whether any of `components` that the machine has fails within the horizon; null if that is pending."""
+    return pl.max_horizontal(fails_within(c, horizon_hours) for c in components)

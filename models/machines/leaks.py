@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from models.machines.features import replaced_column
-from models.machines.labels import fails_within, next_failure_column
+from models.machines.labels import fails_within, next_failure, some_fails_within
 from models.machines.rates import failures_after
 from models.machines.sampling import DRAWN
 from models.machines.vocabulary import Vocabulary
@@ -34,7 +34,7 @@ def leaks(
     whose window holds a failure are left out: a remaining life is 0 there, and the next failure far away.
     """
     share = _ROWS / max(int(rows.select(pl.len()).collect().item()), 1)
-    failure = pl.min_horizontal(next_failure_column(c) for c in vocabulary.components)
+    failure = pl.min_horizontal(next_failure(c) for c in vocabulary.components)
     since = pl.min_horizontal(replaced_column(c) for c in vocabulary.components)
     after = (since * 24 < window_hours - _MOMENT_HOURS).fill_null(value=False)
     reasons = {}
@@ -78,7 +78,7 @@ def only_before_failures(
         )
         if end is not None
     ]
-    fails = pl.any_horizontal(fails_within(c, hours) for c in components)
+    fails = some_fails_within(components, hours)
     shares = (
         later.select(fails.filter(on).mean().alias(f"{i}") for i, (*_, on) in enumerate(states))
         .collect()

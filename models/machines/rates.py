@@ -6,7 +6,7 @@ from math import expm1
 
 import polars as pl
 
-from models.machines.labels import fails_within, failure_time, next_failure_column
+from models.machines.labels import fails_within, failure_time, has_component, next_failure
 from models.machines.lives import times
 from models.machines.options import Options
 from models.machines.risks import BASE_RATE, NO_MODEL, Risk
@@ -14,9 +14,8 @@ from models.machines.risks import BASE_RATE, NO_MODEL, Risk
 
 def failures_after(rows: pl.LazyFrame, components: Sequence[str]) -> dict[str, int]:
     """The number of failures of each component after some row."""
-    names = {c: next_failure_column(c) for c in components}
-    at = {c: pl.struct("machine_id", failure_time(pl.col(n))) for c, n in names.items()}
-    counts = rows.select(at[c].filter(pl.col(names[c]).is_not_null()).n_unique().alias(c) for c in components)
+    at = {c: pl.struct("machine_id", failure_time(next_failure(c))) for c in components}
+    counts = rows.select(at[c].filter(next_failure(c).is_not_null()).n_unique().alias(c) for c in components)
     return {c: int(counts_of[0]) for c, counts_of in counts.collect().to_dict(as_series=False).items()}
 
 
@@ -33,10 +32,14 @@ def base_rates(
     return rows.select(means).collect().row(0, named=True)
 
 
-def machine_hours(rows: pl.LazyFrame) -> float:
-    """Hours from the first to the last row, of all machines together."""
+def machine_hours(rows: pl.LazyFrame, component: str) -> float:
+    """Hours from the first to the last row, of all machines with `component` together."""
     time = pl.col("time")
-    spans = rows.group_by("machine_id").agg((time.max() - time.min()).dt.total_seconds().alias("seconds"))
+    spans = (
+        rows.filter(has_component(component))
+        .group_by("machine_id")
+        .agg((time.max() - time.min()).dt.total_seconds().alias("seconds"))
+    )
     return float(spans.select(pl.col("seconds").sum()).collect().item()) / 3600
 
 

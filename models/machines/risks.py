@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from models.machines import estimators, lives
 from models.machines.calibration import IDENTITY, Calibration, calibrated_probabilities
 from models.machines.costs import cheapest
+from models.machines.equipment import Gaps
 from models.machines.estimators import Estimator, Floats, Matrix
 from models.machines.features import Feature, used_features
 from models.machines.lives import Life
@@ -65,13 +66,14 @@ class Risk:
 class Model:
     """All risks and lives, with the vocabulary and the options of their features.
 
-    A bundle of an earlier version has no lives.
+    A bundle of an earlier version has no lives, and no `gaps`: components that types of machines do not have.
     """
 
     vocabulary: Vocabulary
     options: Options
     risks: tuple[Risk, ...]
     lives: tuple[Life, ...] = ()
+    gaps: Gaps = ()
 
     @property
     def features(self) -> list[Feature]:
@@ -111,6 +113,7 @@ class Model:
             entries.append({field: getattr(risk, field) for field in _OF_RISK} | {"file": name})
         options = {name: getattr(self.options, name) for name in _LEARNT}
         model = {"vocabulary": asdict(self.vocabulary), "options": options, "risks": entries}
+        model |= {"gaps": [[*gap] for gap in self.gaps]} if self.gaps else {}
         if self.lives:
             model["lives"] = [
                 life.entry(f"life_{i}" if life.estimator else None) for i, life in enumerate(self.lives)
@@ -129,6 +132,7 @@ def load(files: Mapping[str, File]) -> Model:
         options=Options.of(model["options"]),
         risks=tuple(_risk(entry, files) for entry in model["risks"]),
         lives=tuple(lives.load(entry, files) for entry in model.get("lives", [])),
+        gaps=tuple((kind, component) for kind, component in model.get("gaps", [])),
     )
 
 

@@ -1,6 +1,6 @@
 """The `machines` scenario: which component of which machine will fail within a day or a week, and why."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ from models.machines import (
 )
 from models.machines.clocks import span
 from models.machines.contracts import TABLES, repeats
-from models.machines.equipment import missing_components
+from models.machines.equipment import missing_by_type, missing_components
 from models.machines.findings import (
     before_the_data,
     findings,
@@ -157,6 +157,13 @@ class Machines(
         )
         return {"vocabulary": vocabulary(tables, until).to_frame(), "observed": period}
 
+    def training_context(
+        self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
+    ) -> dict[str, pl.DataFrame]:
+        """`equipment`: the components that no machine of a type has, see `equipment.missing_by_type`."""
+        until = moment(as_of)
+        return {"equipment": missing_by_type(by_component(tables, components_of(tables, until)), until)}
+
     def prepare_shard(
         self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
@@ -165,7 +172,8 @@ class Machines(
 
     def fit(self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]) -> FitResult:
         words = Vocabulary.of_frame(context["vocabulary"])
-        return training.fit(parts["rows"], words, context["observed"], training.options_of(context, options))
+        learnt = training.options_of(context, options)
+        return training.fit(parts["rows"], words, context["observed"], learnt, training.gaps_of(context))
 
     def rebacktest(
         self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
@@ -199,17 +207,9 @@ class Machines(
                 f"--from is {run_options.score_from:%Y-%m-%dT%H:%MZ}; the last telemetry up to --to is from "
                 f"{until:%Y-%m-%dT%H:%MZ}. Expected --from before that. Choose an earlier one, or ingest newer telemetry."
             )
-        time = pl.col("time")
-        begin = _begin(run_options, until)
-        recent = time.is_between(begin, until, closed="right")
-        machines = [tables["telemetry"].filter(recent).select("machine_id", "shard")]
-        if "machines" in tables:
-            machines.append(tables["machines"].select("machine_id", "shard"))
-        names = components_of(tables, until)
-        components = pl.LazyFrame({"component": [*names]}, schema={"component": pl.String})
-        every = pl.concat(machines, how="vertical_relaxed").unique()
+        names, begin = components_of(tables, until), _begin(run_options, until)
         gaps = missing_components(by_component(tables, names), begin, until)
-        keys = every.join(components, how="cross").join(gaps.lazy(), on=[*self.key], how="anti")
+        keys = _every_key(tables, names, begin, until).join(gaps.lazy(), on=[*self.key], how="anti")
         return keys.select(*self.key, "shard").sort(*self.key)
 
     def gaps(
@@ -217,9 +217,10 @@ class Machines(
     ) -> pl.DataFrame:
         """One line per finding: finding, table, machines, examples, effect; see `findings.findings`."""
         run_options, until = Options.of(options), moment(as_of)
-        telemetry = tables["telemetry"]
-        records = by_component(tables, components_of(tables, until))
-        gaps = missing_components(records, _begin(run_options, until), until)
+        telemetry, names = tables["telemetry"], components_of(tables, until)
+        records = by_component(tables, names)
+        every = _every_key(tables, names, _begin(run_options, until), until)
+        gaps = every.join(keys.lazy(), on=[*self.key], how="anti").collect()
         odd = summary(pl.concat([stray_clocks(telemetry), without_component(gaps), findings(records, until)]))
         return pl.concat(
             [before_the_data(telemetry, run_options.score_from), record_ends_early(tables, until), odd]
@@ -274,7 +275,7 @@ class Machines(
         """
         run_options = model.options_for(options)
         rows = training.rows_of(
-            tables, model.vocabulary, context["observed"], run_options.score_from, run_options
+            tables, model.vocabulary, context["observed"], run_options.score_from, run_options, model.gaps
         )
         if run_options.score_to:
             rows = rows.filter(pl.col("time") <= run_options.score_to)
@@ -318,6 +319,16 @@ class Machines(
         from models.machines.sections import sections
 
         return sections(run)
+
+
+def _every_key(tables: Frames, components: Sequence[str], begin: datetime, until: datetime) -> pl.LazyFrame:
+    """Each of `components` for each machine with telemetry after `begin` or on record, with its shard."""
+    recent = pl.col("time").is_between(begin, until, closed="right")
+    machines = [tables["telemetry"].filter(recent).select("machine_id", "shard")]
+    if "machines" in tables:
+        machines.append(tables["machines"].select("machine_id", "shard"))
+    names = pl.LazyFrame({"component": [*components]}, schema={"component": pl.String})
+    return pl.concat(machines, how="vertical_relaxed").unique().join(names, how="cross")
 
 
 def _begin(options: Options, until: datetime) -> datetime:

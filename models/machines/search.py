@@ -102,7 +102,9 @@ def _known(rows: pl.LazyFrame, words: Vocabulary, cut: Fold) -> pl.LazyFrame:
     """Rows up to the cut, with the failures that are known by then."""
     hours_left = (pl.lit(cut.cut) - pl.col("time")).dt.total_seconds() / 3600
     names = [next_failure_column(component) for component in words.components]
-    columns = [pl.when(pl.col(name) <= hours_left).then(name).alias(name) for name in names]
+    columns = [
+        pl.when((pl.col(name) <= hours_left) | pl.col(name).is_nan()).then(name).alias(name) for name in names
+    ]
     return rows.filter(pl.col("time") <= cut.cut).with_columns(columns)
 
 

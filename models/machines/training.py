@@ -13,10 +13,11 @@ from models.errors import ContractError
 from models.machines import costs, evaluation, hazards
 from models.machines.calibration import calibrated_probabilities
 from models.machines.contracts import tables_at
+from models.machines.equipment import Gaps, missing_of_types
 from models.machines.features import build, used_features, windows
 from models.machines.few_failures import few_failures
 from models.machines.horizons import AT_ONCE, Horizon, Work, fitted_horizons
-from models.machines.labels import outcomes
+from models.machines.labels import outcomes, without_components
 from models.machines.leaks import leaks, only_before_failures
 from models.machines.lives import Life
 from models.machines.options import Options
@@ -29,13 +30,19 @@ from models.scenario import Context, FitResult, Frames
 
 
 def rows_of(
-    tables: Frames, vocabulary: Vocabulary, period: pl.DataFrame, since: datetime | None, options: Options
+    tables: Frames,
+    vocabulary: Vocabulary,
+    period: pl.DataFrame,
+    since: datetime | None,
+    options: Options,
+    gaps: Gaps = (),
 ) -> pl.DataFrame:
     """Features and outcomes of all machines in `tables`, from `since` (or the first telemetry) on.
 
     Row times are counted back from the latest telemetry. Outcomes are known up to the end of the record of
     failures, and for a machine out of service up to its last telemetry. A machine has no row for a time whose longest
-    window holds no reading. Columns: those of `features.build` and `labels.outcomes`, `steps_back` and `drawn`.
+    window holds no reading. Components that its type does not have, by `gaps`, have no outcome. Columns: those of
+    `features.build` and `labels.outcomes`, `steps_back` and `drawn`.
     """
     first, last = period["first"].item(), period["last"].item()
     count = row_count(max(first, since) if since else first, last, options.every_hours)
@@ -49,6 +56,8 @@ def rows_of(
     failures = visible.get("failures", nothing)
     ends = out_of_service(visible, last, vocabulary.interval_hours)
     after = outcomes(rows, failures, vocabulary.components, period["outcomes"].item(), ends)
+    after = after.with_columns(rows["machine_id"])
+    after = without_components(after, missing_of_types(visible, gaps, last)).drop("machine_id")
     rows = rows.with_columns(pl.Series(STEPS, steps)).hstack(after).filter(pl.col("readings") > 0)
     return rows.with_columns(draw(rows, options.seed))
 
@@ -63,7 +72,12 @@ def options_of(context: Context, options: Mapping[str, Any]) -> Options:
 def rows_of_context(tables: Frames, context: Context, options: Options) -> pl.DataFrame:
     """`rows_of` the vocabulary and period of the context, from the first row time to learn from."""
     vocabulary = Vocabulary.of_frame(context["vocabulary"])
-    return rows_of(tables, vocabulary, context["observed"], options.train_from, options)
+    return rows_of(tables, vocabulary, context["observed"], options.train_from, options, gaps_of(context))
+
+
+def gaps_of(context: Context) -> Gaps:
+    """The components that types of machines do not have; none in the context of a run that does not train."""
+    return tuple(context["equipment"].rows()) if "equipment" in context else ()
 
 
 _SHOWN = 10
@@ -73,7 +87,9 @@ _Place = tuple[str, int]
 _Bills = tuple[list[dict[str, float]], int]
 
 
-def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, period: pl.DataFrame, options: Options) -> FitResult:
+def fit(
+    rows: pl.LazyFrame, vocabulary: Vocabulary, period: pl.DataFrame, options: Options, gaps: Gaps = ()
+) -> FitResult:
     """The bundle, its backtest and metrics, from the rows of all shards.
 
     Raises `ContractError` if there are no rows or no components, or if a cost names an unknown component.
@@ -101,7 +117,7 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, period: pl.DataFrame, option
     backtest = _judged(horizons, slice(1, 2), first=True, options=options, bills=before)
     after = _bills(_judged(horizons, slice(0, 2), first=False, options=options, bills={}), options)
     risks = [_with_threshold(risk, after) for f in horizons for risk in f.risks]
-    model = Model(vocabulary, options, tuple(risks), tuple(_lives(work, horizons[-1].hidden)))
+    model = Model(vocabulary, options, tuple(risks), tuple(_lives(work, horizons[-1].hidden)), gaps)
     metrics = pl.concat([evaluation.metrics(backtest, options), *(f.importance for f in horizons)])
     return FitResult(
         files=model.files(),
@@ -200,7 +216,8 @@ def without_leaks(
         kind: tuple(n for n in getattr(vocabulary, kind) if n not in names or n in options.keep_columns)
         for kind, names in reasons.items()
     }
-    return replace(vocabulary, sensors=rest["sensors"], errors=rest["errors"]), notes
+    left_out = tuple(name for name in vocabulary.errors if name not in rest["errors"])
+    return replace(vocabulary, sensors=rest["sensors"], errors=rest["errors"], left_out=left_out), notes
 
 
 def _judged(

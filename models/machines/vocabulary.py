@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -21,14 +21,16 @@ OTHER_COMPONENTS = "other components"
 _MOST = 40
 _SELDOM, _CODES = 3, 0.9
 _EVENTS = ("maintenance", "failures")
-_LISTS = ("sensors", "components", "errors", "models", "dated")
+_LISTS = ("sensors", "components", "errors", "models", "dated", "left_out")
+_HERALD_RECORDS, _HERALD_SHARE, _HERALD_TIME = 10, 0.9, timedelta(days=2)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """The names on which features and models are based, as known at one `as_of`; each list is sorted.
 
-    `dated` are the tables in which only the day of each record is known, see `by_end_of_day`.
+    `dated` are the tables in which only the day of each record is known, see `by_end_of_day`; `left_out` are errors that
+    reveal the outcome, and count as no other error either.
     """
 
     sensors: tuple[str, ...]
@@ -37,9 +39,10 @@ class Vocabulary:
     models: tuple[str, ...]
     interval_hours: float
     dated: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def to_frame(self) -> pl.DataFrame:
-        """One row per name: `kind` (sensors, components, errors, models, dated, interval_hours), `name`."""
+        """One row per name: `kind` (sensors, components, errors, models, dated, left_out, interval_hours), `name`."""
         rows = [(kind, name) for kind in _LISTS for name in getattr(self, kind)]
         rows.append(("interval_hours", repr(self.interval_hours)))
         return pl.DataFrame(rows, schema={"kind": pl.String, "name": pl.String}, orient="row")
@@ -69,7 +72,7 @@ def vocabulary(tables: Frames, as_of: datetime) -> Vocabulary:
     return Vocabulary(
         sensors=tuple(contracts.sensors(visible["telemetry"])),
         components=components_of(tables, as_of),
-        errors=_errors(visible["errors"]) if "errors" in visible else (),
+        errors=_errors(visible["errors"], visible.get("failures")) if "errors" in visible else (),
         models=_distinct(visible["machines"], "model") if "machines" in visible else (),
         interval_hours=contracts.interval_hours(visible["telemetry"]) or 1.0,
         dated=_dated(visible),
@@ -132,17 +135,20 @@ def by_component(tables: Frames, components: Sequence[str]) -> dict[str, pl.Lazy
     return {t: f.with_columns(component=kind) if t in _EVENTS else f for t, f in tables.items()}
 
 
-def kind_of_error(errors: tuple[str, ...]) -> pl.Expr:
-    """The name in the vocabulary's `errors` for the column `error`; null if there is none."""
+def kind_of_error(errors: tuple[str, ...], left_out: tuple[str, ...] = ()) -> pl.Expr:
+    """The name in the vocabulary's `errors` or `left_out` for the column `error`; null if there is none."""
     if OTHER not in errors:
         return pl.col("error")
-    names, text = list(errors), _without_numbers()
+    names, text = [*errors, *left_out], _without_numbers()
     own = pl.when(pl.col("error").is_in(names)).then("error")
     return own.when(text.is_in(names)).then(text).otherwise(pl.lit(OTHER))
 
 
-def _errors(errors: pl.LazyFrame) -> tuple[str, ...]:
-    """The kinds of error: all up to 40; of more, the most common ones and `OTHER`.
+def _errors(errors: pl.LazyFrame, failures: pl.LazyFrame | None) -> tuple[str, ...]:
+    """The kinds of error: all up to 40; of more, those that herald failures, the most common ones, and `OTHER`.
+
+    A kind with ten records or more heralds failures if its machine fails within two days after nine of ten: it is the most
+    useful kind, or a leak, and neither may disappear among others.
 
     If nine of ten records have texts that occur three times or more, these are codes, and the kinds are
     the texts. Otherwise they are messages: the kinds are texts without numbers that occur as often.
@@ -150,6 +156,11 @@ def _errors(errors: pl.LazyFrame) -> tuple[str, ...]:
     words = _distinct(errors, "error")
     if len(words) <= _MOST:
         return words
+    times = errors.clear() if failures is None else failures
+    times = times.select("machine_id", "time", pl.lit(value=True).alias("|fails")).sort("time")
+    errors = errors.sort("time").join_asof(
+        times, on="time", by="machine_id", strategy="forward", tolerance=_HERALD_TIME, check_sortedness=False
+    )
     counts = _often(errors, pl.col("error"))
     if counts["len"].sum() < _CODES * errors.select(pl.len()).collect().item():
         counts = _often(errors, _without_numbers())
@@ -157,8 +168,13 @@ def _errors(errors: pl.LazyFrame) -> tuple[str, ...]:
 
 
 def _often(errors: pl.LazyFrame, text: pl.Expr) -> pl.DataFrame:
-    counts = errors.group_by(text).len().filter(pl.col("len") >= _SELDOM)
-    return counts.sort(["len", "error"], descending=[True, False]).collect()
+    """The texts with three records or more: error, `len`; those that herald failures first, then the most common ones."""
+    counts = errors.group_by(text).agg(
+        pl.len(), pl.col("|fails").fill_null(value=False).mean().alias("share")
+    )
+    heralds = (pl.col("share") >= _HERALD_SHARE) & (pl.col("len") >= _HERALD_RECORDS)
+    often = counts.filter(pl.col("len") >= _SELDOM).with_columns(heralds.alias("heralds"))
+    return often.sort(["heralds", "len", "error"], descending=[True, True, False]).collect()
 
 
 def _without_numbers() -> pl.Expr:

@@ -2,11 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import polars as pl
 import pytest
 
 from models.machines.equipment import missing_components
-from models.machines.findings import without_component
+from models.machines.rates import base_rates
 from models.machines.scenario import MACHINES
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -36,7 +37,7 @@ def records(kind: str, component: str, machines: int, each: int) -> pl.DataFrame
 def missing(failures: pl.DataFrame, fleet: pl.DataFrame, **tables: pl.DataFrame) -> list[tuple[str, str]]:
     frames = {"telemetry": fleet, "failures": failures, **tables}
     rows = missing_components({name: frame.lazy() for name, frame in frames.items()}, END - 28 * DAY, END)
-    return sorted({(machine[:4], component) for machine, component, _ in rows.rows()})
+    return sorted({(machine[:4], component) for machine, component in rows.rows()})
 
 
 def test_a_machine_has_no_component_that_only_machines_with_other_sensors_have():
@@ -49,10 +50,10 @@ def test_a_machine_has_no_component_that_only_machines_with_other_sensors_have()
         ("pump", "seal"),
         ("truc", "engine"),
     }
-    details = (
-        without_component(missing_components(tables, END - 28 * DAY, END))["detail"].unique().sort().to_list()
-    )
-    assert details == ["flow has no engine", "rpm has no seal"]
+    every = MACHINES.requested_keys(tables, END, {}).collect()
+    gaps = MACHINES.gaps(tables, {}, every, END, {}).filter(finding="without component")
+    assert gaps["machines"].to_list() == [10]
+    assert "pump0: no engine" in gaps["examples"].item()
 
 
 def test_the_model_is_the_type_where_it_is_on_record():
@@ -75,3 +76,28 @@ def test_the_model_is_the_type_where_it_is_on_record():
 )
 def test_without_evidence_a_machine_may_have_any_component(having, each, fleet):
     assert missing(records("truck", "engine", having, each), fleet) == []
+
+
+def test_machines_without_a_component_are_no_healthy_examples_of_it():
+    failures = pl.concat([records("truck", "engine", 8, 10), records("pump", "seal", 8, 10)])
+    fleet, rng = telemetry(8, 8), np.random.default_rng(4)
+    fleet = fleet.with_columns(noise=pl.Series(rng.normal(size=fleet.height)))
+    tables = {"telemetry": fleet.lazy(), "failures": failures.lazy()}
+    options = {"horizons_hours": [168]}
+    context = MACHINES.context(tables, END, options)
+    context |= MACHINES.training_context(tables, context, END, options)
+    parts = {
+        name: frame.lazy() for name, frame in MACHINES.prepare_shard(tables, context, END, options).items()
+    }
+    result = MACHINES.fit(parts, context, END, options)
+    model = MACHINES.load(result.files)
+    assert model.vocabulary.sensors == ("flow", "noise", "rpm")
+    trucks = parts["rows"].filter(pl.col("machine_id").str.starts_with("truck"))
+    rates = base_rates(trucks, ["engine"], 168)
+    assert {risk.component: risk.base_rate for risk in model.risks}["engine"] == pytest.approx(
+        rates["engine"]
+    )
+    judged_rows = MACHINES.evaluate(model, tables, context, END, options)
+    for rows in (result.backtest, judged_rows):
+        pairs = {(machine[:4], component) for machine, component in rows.select(*MACHINES.key).rows()}
+        assert pairs == {("truc", "engine"), ("pump", "seal")}

@@ -129,13 +129,13 @@ def test_an_estimator_loaded_from_its_file_says_the_same(estimator):
 def test_lightgbm_gives_the_same_for_any_number_of_threads_and_whatever_was_fitted_before():
     X, failed = problem(700)
     judge, validation = problem(400, seed=4)
-    other = np.random.default_rng(0).random(700) < 0.1
+    other, later = np.random.default_rng(0).random(700) < 0.1, (validation, np.ones(400, dtype=bool))
     texts = []
     for threads, before in ((1, False), (2, False), (1, True)):
         learner = Learner(X, np.ones(700), Options(threads=threads), judge)
         if before:
-            learner.fit(other, validation)
-        texts.append(learner.fit(failed, validation))
+            learner.fit(other, later=later)
+        texts.append(learner.fit(failed, later=later))
     assert texts[0].trees == texts[1].trees == texts[2].trees
     predictions = [estimators.estimator.predict(judge) for estimators in texts]
     assert np.array_equal(predictions[0], predictions[1])

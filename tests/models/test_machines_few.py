@@ -17,10 +17,11 @@ from models.machines.rates import without_model
 from models.machines.risks import BASE_RATE, Risk
 from models.machines.scenario import MACHINES
 from models.machines.simulation import simulate
-from models.machines.training import missing_models
+from models.machines.training import missing_models, without_leaks
 from models.machines.vocabulary import (
     OTHER,
     OTHER_COMPONENTS,
+    Vocabulary,
     by_component,
     components_of,
     kind_of_error,
@@ -94,6 +95,37 @@ def test_messages_that_differ_by_their_numbers_are_of_one_kind():
     assert kinds_of_texts == ["Overload # at # bar"] * 200 + [OTHER] * 5
 
 
+def test_a_code_that_tells_of_failures_is_a_kind_however_many_others_there_are():
+    """And a leak is no other error either once it is left out."""
+    codes = [f"E{i}" for i in range(60) for _ in range(30)] + ["repair order"] * 12
+    when = [START + timedelta(hours=17 * i % 4_000) for i in range(1_800)]
+    orders = [START + timedelta(hours=300 * i) for i in range(12)]
+    errors = pl.LazyFrame(
+        {"machine_id": "m", "time": when + orders, "error": codes}, schema_overrides={"time": WHEN}
+    )
+    telemetry = pl.LazyFrame(
+        {"machine_id": "m", "time": [START + timedelta(hours=h) for h in range(4_000)], "vib": 1.0},
+        schema_overrides={"time": WHEN},
+    )
+    tables = {
+        "telemetry": telemetry,
+        "errors": errors,
+        "failures": events(*(300 * i + 10 for i in range(12))),
+    }
+    end = START + timedelta(hours=4_000)
+    options = {"horizons_hours": [24]}
+    context = MACHINES.context(tables, end, options)
+    words = Vocabulary.of_frame(context["vocabulary"])
+    assert "repair order" in words.errors
+    assert len(words.errors) == 41
+    rows = MACHINES.prepare_shard(tables, context, end, options)["rows"].lazy()
+    words, notes = without_leaks(rows, words, Options.of(options))
+    assert "error repair order: it is above 0 only before failures, 12 of 12 of pump within 24 h" in notes[0]
+    kinds_of_errors = errors.select(kind_of_error(words.errors, words.left_out)).collect().to_series()
+    assert kinds_of_errors.tail(12).to_list() == ["repair order"] * 12
+    assert "repair order" not in words.errors
+
+
 def test_many_codes_are_told_apart_up_to_a_bound():
     texts = [f"E{i}" for i in range(60) for _ in range(3 + i)]
     names, kinds_of_texts = kinds(texts)
@@ -118,7 +150,7 @@ def test_the_mean_of_few_failures_is_the_base_rate_and_the_order_stays():
 
 def calibrated_few(raw: Floats, failed: Flags) -> Floats:
     return calibrated_probabilities(
-        raw, calibrations_of_few({"c": raw}, {"c": failed}, np.ones(len(raw)))["c"]
+        raw, calibrations_of_few({"c": raw}, {"c": failed}, {"c": np.ones(len(raw))})["c"]
     )
 
 
@@ -127,7 +159,7 @@ def test_components_that_fail_seldom_share_a_slope_and_keep_their_own_means():
     odds = rng.normal(-5, 1, (4, 2_000))
     raw = {str(i): 1 / (1 + np.exp(-row)) for i, row in enumerate(odds)}
     failed = {c: rng.uniform(size=2_000) < p / (1 + int(c)) for c, p in raw.items()}
-    calibrations = calibrations_of_few(raw, failed, np.ones(2_000))
+    calibrations = calibrations_of_few(raw, failed, dict.fromkeys(raw, np.ones(2_000)))
     assert len({how["slope"] for how in calibrations.values()}) == 1
     for c, how in calibrations.items():
         assert calibrated_probabilities(raw[c], how).mean() == pytest.approx(failed[c].mean(), rel=1e-6)

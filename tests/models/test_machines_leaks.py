@@ -110,7 +110,9 @@ def test_longer_windows_than_a_reading_are_learnt_from_where_they_help_on_other_
         columns[name] += 2.0 * failed * telling
     X = np.column_stack(list(columns.values())).astype(np.float32)
     machine = np.arange(4_000) // 100
-    sample = horizons.Sample(X, np.ones(4_000), {"pump": failed}, machine)
+    sample = horizons.Sample(
+        X, np.ones(4_000), {"pump": failed}, machine, {"pump": np.ones(4_000, dtype=bool)}
+    )
     work = horizons.Work(pl.LazyFrame(), words, features, options, [])
     hidden = horizons.hidden_features(work, sample, 24)
     assert bool(hidden) is not telling
