@@ -31,8 +31,8 @@ ORIGIN = "origin_"
 """Prefix of the names of the ladder's profiles as of backtest origins."""
 FIRST_ORIGIN = 8
 """Least number of weeks of history before the first training origin."""
-BACKTEST_WEEKS = 26
-"""Number of weeks of history that a backtest origin needs before it."""
+BACKTEST_WEEKS, SPLIT_WEEKS = 26, 12
+"""Number of weeks of history that a backtest origin needs before it, and if there is no such origin."""
 FLAGGED_SHARE = 0.04
 """Share of the training weeks in which every flag of every key is set to 1.
 
@@ -102,9 +102,8 @@ def origin_profiles(
     """
     first = first_week(context, as_of)
     history = demanded(tables["history"]).filter(pl.col("week") >= first)
-    least = first + timedelta(weeks=BACKTEST_WEEKS - 1)
     frames: dict[str, list[pl.DataFrame]] = {}
-    for origin in (origin for origin in options.backtest_origins(as_of) if origin >= least):
+    for origin in covered_origins(first, as_of, options):
         profiles = ladder_profiles.profiles(history, origin, options.quantiles, context["late_weeks"])
         for name, frame in profiles.items():
             frames.setdefault(ORIGIN + name, []).append(frame.with_columns(origin=pl.lit(origin, pl.Date)))
@@ -177,8 +176,20 @@ def training_rows(view: views.View, context: Context, options: Options) -> pl.Da
 
 def backtest_origins(panel: Panel, as_of: date, options: Options) -> list[int]:
     """Indices of the backtest origins that the history covers, earliest first."""
-    indices = [panel.index(origin) for origin in options.backtest_origins(as_of)]
-    return sorted(origin for origin in indices if origin >= BACKTEST_WEEKS - 1)
+    return sorted(panel.index(origin) for origin in covered_origins(panel.week(0), as_of, options))
+
+
+def covered_origins(first: date, as_of: date, options: Options) -> list[date]:
+    """The backtest origins that the history from `first` covers, latest first.
+
+    A short history is split in its place: its last third is forecast from the weeks before, if these are `SPLIT_WEEKS`.
+    """
+    least = first + timedelta(weeks=BACKTEST_WEEKS - 1)
+    origins = [origin for origin in options.backtest_origins(as_of) if origin >= least]
+    weeks = (as_of - first).days // 7 + 1
+    held_out = min(weeks // 3, options.origin_gap)
+    is_split = not origins and weeks - held_out >= SPLIT_WEEKS
+    return [as_of - timedelta(weeks=held_out)] if is_split else origins
 
 
 def known_steps(panel: Panel, origin: int, options: Options) -> int:

@@ -58,6 +58,12 @@ def about_training(
         notes.append(
             f"The backtest has {origins} of {full_count} origins: the history before {as_of} does not reach back further."
         )
+    weeks_ahead = backtest.select(pl.col("step").max()).item()
+    if origins and weeks_ahead < options.horizon:
+        notes.append(
+            f"The backtest is judged {weeks_ahead} weeks ahead, not {options.horizon}: a short history is split in two, "
+            "and its last third is forecast from the weeks before."
+        )
     if origins == 1:
         notes.append("With only one origin, the backtest is not calibrated; the bundle is.")
     if origins == 0:

@@ -497,6 +497,20 @@ def test_a_history_too_short_for_a_backtest_is_still_answered(simulated):
     assert_complete(scores, SALES.requested_keys(tables, as_of, OPTIONS).collect(), as_of)
 
 
+@pytest.mark.parametrize(("horizon", "weeks_ahead"), [(HORIZON, HORIZON), (13, 8)])
+def test_the_last_third_of_a_short_history_calibrates_and_chooses(simulated, horizon, weeks_ahead):
+    as_of = simulated.history["week"].min() + timedelta(weeks=23)
+    training, parts = trained_on(tables_of(simulated), as_of, OPTIONS | {"horizon": horizon})
+    origin = as_of - timedelta(weeks=weeks_ahead)
+    assert training.backtest["origin"].unique().to_list() == [origin]
+    assert training.backtest["step"].max() == weeks_ahead
+    assert parts["statistical_backtest"].collect()["origin"].unique().to_list() == [origin]
+    rungs = training.files["offsets"].drop_nulls("steps")["rung"]
+    assert {contest.POOLED, contest.STATISTICAL, contest.BLEND} <= set(rungs)
+    is_partial = any(f"judged {weeks_ahead} weeks ahead, not {horizon}" in note for note in training.notes)
+    assert is_partial == (weeks_ahead < horizon)
+
+
 def test_what_was_sold_in_weeks_out_of_stock_is_not_believed(model, tables, simulated):
     as_of, sold_out = simulated.as_of, pl.col("week") > simulated.as_of - timedelta(weeks=5)
     sku, store = simulated.history.select(KEY).row(0)
