@@ -6,8 +6,9 @@ the k-th such value in a row. The p-value of a value beyond the extremes is divi
 from them in widths of the past values. A quantity that drifts in steps shows new values all the time: if some
 occurred for the first time in the second half of the history, a new value that is no further from a past value than the
 nearest past values are from each other is as likely as these were, however long it stays. The p-value of a run
-of the same value is the share of readings after a run at least as long (`grid.age_chances`). The lesser of the
-two counts, and the score is sqrt(-2 ln p); higher is more anomalous. Values are so coarse that there
+of the same value is the share of readings after a run at least as long (`grid.age_chances`); that of the number of
+changes in the last `CHANGES` intervals, the share of readings with at least as many (`_p_of_changes`). The least of the
+three counts, and the score is sqrt(-2 ln p); higher is more anomalous. Values are so coarse that there
 are often fewer alarms than alpha.
 """
 
@@ -20,6 +21,10 @@ from models.devices.calibration import P_FLOOR
 from models.devices.grid import LOOKBACK, Floats, Grid, age_chances, ages, exchangeable
 
 MOST_VALUES = 12
+CHANGES = 20
+"""Number of intervals, up to that of a reading, in which changes of the value are counted."""
+FEWEST_TIMES = 5
+"""The share of readings with many changes is that of the past up to the number that was reached this often."""
 STATE, VARYING = "state", ("level", "daily", "levels", "wanders", "varies")
 """Kinds that can be set (`models.devices.contracts.KINDS`): with few values, and with many."""
 _UNSEEN = MOST_VALUES
@@ -82,6 +87,7 @@ def fit(grid: Grid) -> pl.DataFrame:
             "p_of_value", (1 + np.stack([*as_rare, np.zeros(len(x), np.int64)], axis=1)) / (n[:, None] + 1)
         ),
         _array("p_of_run", age_chances(runs, n)),
+        _array("p_of_changes", _p_of_changes(changes(x), ~absent)),
         pl.Series("p_of_late", _p_of_late(x, values)),
         pl.Series("distinct", (counts > 0).sum(axis=1)),
         pl.Series("usual", values[np.arange(len(x)), counts.argmax(axis=1)]),
@@ -100,6 +106,51 @@ def _p_of_late(x: Floats, values: Floats) -> Floats:
     return np.where(count > 0, (1 + count) / (1 + count_so_far[:, -1] - half[:, 0]), 0.0)
 
 
+def changes(x: Floats) -> NDArray[np.int64]:
+    """How often the value changed from one reading to the next, of the readings in each cell's last `CHANGES` intervals.
+
+    >>> changes(np.array([[0, np.nan, 1, 1, 0]])).tolist()
+    [[0, 0, 1, 1, 2]]
+    """
+    columns = np.arange(x.shape[1])
+    present = ~np.isnan(x)
+    last = np.maximum.accumulate(np.where(present, columns, -1), axis=1)
+    before = np.concatenate([np.full((len(x), 1), -1), last[:, :-1]], axis=1)
+    rows = np.arange(len(x))[:, None]
+    changed = present & (before >= 0) & (x != x[rows, np.maximum(before, 0)])
+    total = changed.cumsum(axis=1)
+    onward = np.where(present, columns, x.shape[1] - 1)[:, ::-1]
+    first = np.minimum.accumulate(onward, axis=1)[:, ::-1][:, np.maximum(columns - CHANGES + 1, 0)]
+    return np.maximum(total - total[rows, first], 0)
+
+
+def _p_of_changes(counts: NDArray[np.int64], present: NDArray[np.bool_]) -> Floats:
+    """p-values of the numbers of `changes` from 0 to CHANGES - 1, shape (S, CHANGES).
+
+    The share of the past readings with at least as many, plus one more time of average length. Beyond the greatest number
+    that was reached `FEWEST_TIMES`, or beyond one, it is at least that share, and the next change follows with the
+    probability of past ones (Beta prior of 1/2 each). Of a sensor that never changed, the new value counts, not the change.
+    """
+    before = np.concatenate([np.zeros((len(counts), 1), np.int64), counts[:, :-1]], axis=1)
+    numbers = range(1, CHANGES)
+    at_least = np.stack([((counts >= c) & present).sum(axis=1) for c in numbers], axis=1)
+    times = np.stack([((counts >= c) & (before < c)).sum(axis=1) for c in numbers], axis=1)
+    n = present.sum(axis=1)[:, None]
+    mean = np.where(times > 0, at_least / np.maximum(times, 1), CHANGES)
+    p = np.minimum((mean + at_least) / (n + mean), 1.0)
+    base = np.maximum((times >= FEWEST_TIMES).sum(axis=1), 1) - 1
+    column = np.arange(CHANGES - 1)[None, :]
+    further = column - base[:, None]
+    k = times[np.arange(len(times)), base][:, None]
+    more = np.where(further > 0, times, 0).sum(axis=1)[:, None]
+    steps = np.maximum(further - 1, 0)
+    onward = np.where(further > 0, (more + 0.5 + steps) / (more + k + 1 + steps), 1.0)
+    tail = np.take_along_axis(p, base[:, None], axis=1) * onward.cumprod(axis=1)
+    p = np.where(further > 0, np.maximum(np.maximum(tail, at_least / n), P_FLOOR), p)
+    p = np.where(k > 0, p, 1.0)
+    return np.concatenate([np.ones((len(p), 1)), np.minimum.accumulate(p, axis=1)], axis=1)
+
+
 def _array(name: str, values: Floats) -> pl.Series:
     return pl.Series(name, values, dtype=pl.Array(pl.Float64, values.shape[1]))
 
@@ -109,6 +160,13 @@ def p_of_new(params: pl.DataFrame) -> Floats:
     of_value = params["p_of_value"].to_numpy()
     n = np.rint(1 / of_value[:, _UNSEEN]).astype(np.int64) - 1
     return exchangeable(n, LOOKBACK)
+
+
+def p_of_changes(params: pl.DataFrame) -> Floats:
+    """p-values of the numbers of `changes`, shape (S, CHANGES); 1 in models of an earlier version."""
+    if "p_of_changes" not in params.columns:
+        return np.ones((params.height, CHANGES))
+    return params["p_of_changes"].to_numpy()
 
 
 def p_of_step(params: pl.DataFrame) -> tuple[Floats, Floats]:
@@ -148,7 +206,10 @@ def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> tuple[Floats, Flo
     for j in range(MOST_VALUES):
         drifts |= np.abs(x - values[:, j : j + 1]) <= step
     rarity = np.where(new, np.where(drifts, np.maximum(of_new, late), of_new), rarity)
-    p = np.where(absent, np.nan, np.minimum(rarity, persistence))[:, first:]
-    flat = channels.CHANNELS.index("flat")
-    cause = np.where(absent, -1, np.where(persistence < rarity, flat, 0)).astype(np.int8)
+    restless = p_of_changes(params)[rows, changes(x)]
+    p = np.where(absent, np.nan, np.minimum(np.minimum(rarity, persistence), restless))[:, first:]
+    flat, spread = (channels.CHANNELS.index(name) for name in ("flat", "spread"))
+    cause = np.where(persistence < rarity, flat, 0)
+    cause = np.where(restless < np.minimum(rarity, persistence), spread, cause)
+    cause = np.where(absent, -1, cause).astype(np.int8)
     return np.sqrt(-2 * np.log(p)), p, cause[:, first:]

@@ -205,8 +205,8 @@ def age_chances(age: NDArray[np.int16], n: NDArray[np.int64]) -> Floats:
     """p-values of the ages 1 to LOOKBACK of something that occurs and lasts, shape (S, LOOKBACK).
 
     The share of the `n` cells at which it had lasted at least as long, plus one more occurrence of average
-    length. Beyond the greatest length that twenty occurrences reached, the
-    predictive tail of a geometric length, as in `models.devices.calibration`.
+    length. Beyond the greatest length that twenty occurrences reached, the predictive tail of a geometric length, as in
+    `models.devices.calibration`, but at least that share of the past.
     """
     rows = np.arange(len(age))
     flat = rows[:, None] * (LOOKBACK + 1) + np.minimum(age, LOOKBACK)
@@ -225,4 +225,5 @@ def age_chances(age: NDArray[np.int16], n: NDArray[np.int64]) -> Floats:
     beyond = np.arange(LOOKBACK)[None, :] - u[:, None]
     excess = np.maximum(beyond, 0) / np.maximum(k * decay, 1e-9)[:, None]
     tail = base[:, None] * (1 + excess) ** -np.maximum(k, 1)[:, None]
+    tail = np.maximum(tail, at_least / np.maximum(n, 1)[:, None])
     return np.minimum(np.where((often > 0)[:, None] & (beyond > 0), tail, p), 1.0)

@@ -4,7 +4,9 @@ A sensor that sends every minute is silent after one missing reading; one that s
 not. The p-value of a gap is the share of the past intervals in which the sensor had been silent for at
 least as long, including a new gap; that of a run, the share in which it had shown the same value for at least as
 long (`grid.age_chances`). The longer a gap lasts beyond all earlier gaps, the less likely it is
-(`_beyond`). Gaps and runs of more than `LOOKBACK` intervals count as that long.
+(`_beyond`). Gaps and runs of more than `LOOKBACK` intervals count as that long, except for sensors with such gaps in
+their past: the same rules then apply to their gaps in stretches of `STRETCH` intervals without a reading
+(`_p_of_silence`), up to `LONGEST` intervals.
 """
 
 import numpy as np
@@ -17,12 +19,16 @@ from models.devices.grid import LOOKBACK, Floats, Grid, age_chances, ages, excha
 
 _FEW_GAPS = 20
 _FEWEST_INTERVALS = 60
+STRETCH = LOOKBACK // 2
+LONGEST = (LOOKBACK + 1) * STRETCH
+"""A silence that lasts longer, in intervals, is no less likely."""
 
 
 def fit(grid: Grid) -> pl.DataFrame:
-    """One row per sensor: device, tag, `first` and `last` reading, number of `readings`, `p_of_gap`, `p_of_run`.
+    """One row per sensor: device, tag, `first` and `last` reading, number of `readings`, and three p-values.
 
-    The p-values are arrays by length, from 1 to LOOKBACK. Intervals before the first reading do not count.
+    `p_of_gap` and `p_of_run` are arrays by length, from 1 to LOOKBACK. `p_of_silence` is a list by the number of stretches,
+    null for a sensor without gaps of LOOKBACK intervals. Intervals before the first reading do not count.
     """
     absent = np.isnan(grid.values)
     columns = np.arange(grid.intervals)
@@ -41,7 +47,19 @@ def fit(grid: Grid) -> pl.DataFrame:
         pl.Series(
             "p_of_run", age_chances(run_lengths, present.sum(axis=1)), dtype=pl.Array(pl.Float32, LOOKBACK)
         ),
+        _p_of_silence(present, gaps.max(axis=1, initial=0) >= LOOKBACK),
     )
+
+
+def _p_of_silence(present: NDArray[np.bool_], is_long: NDArray[np.bool_]) -> pl.Series:
+    """p-values of stretches of `STRETCH` intervals without a reading, by their number in a row; null unless `is_long`."""
+    starts = np.arange(0, present.shape[1], STRETCH)
+    has_reading = np.logical_or.reduceat(present[is_long], starts, axis=1)
+    since = np.maximum.accumulate(has_reading, axis=1)
+    silences = np.where(since, ages(~has_reading), 0).astype(np.int16)
+    chances = iter(_beyond(silences, since.sum(axis=1)))
+    lists = [next(chances).tolist() if one else None for one in is_long]
+    return pl.Series("p_of_silence", lists, dtype=pl.List(pl.Float32))
 
 
 def _beyond(gaps: NDArray[np.int16], n: NDArray[np.int64]) -> Floats:
@@ -65,12 +83,31 @@ def _beyond(gaps: NDArray[np.int16], n: NDArray[np.int64]) -> Floats:
     return p
 
 
-def gap_p_values(params: pl.DataFrame, grid: Grid, first: int = 0) -> Floats:
-    """p-values of the missing readings in the columns from `first` on; NaN if there is a reading."""
-    gaps = ages(np.isnan(grid.values))[:, first:]
+def gap_p_values(
+    params: pl.DataFrame, grid: Grid, first: int = 0, silent_before: NDArray[np.int64] | None = None
+) -> Floats:
+    """p-values of the missing readings in the columns from `first` on; NaN if there is a reading.
+
+    `silent_before` is for how many intervals each sensor had been silent before the first column.
+    """
+    before = np.zeros(len(grid.values), np.int64) if silent_before is None else silent_before
+    absent = np.isnan(grid.values)
+    gaps = ages(absent, cap=LONGEST).astype(np.int64)
+    gaps = (gaps + np.where(np.logical_and.accumulate(absent, axis=1), before[:, None], 0))[:, first:]
     table = params["p_of_gap"].to_numpy()
-    p = table[np.arange(len(gaps))[:, None], np.maximum(gaps, 1) - 1].astype(float)
+    p = table[np.arange(len(gaps))[:, None], np.clip(gaps, 1, LOOKBACK) - 1].astype(float)
+    for s in may_last(params):
+        chances = params["p_of_silence"][int(s)].to_numpy()
+        stretches = np.clip(gaps[s] // STRETCH - 1, 1, LOOKBACK)
+        p[s] = np.where(gaps[s] > LOOKBACK, np.minimum(p[s], chances[stretches - 1]), p[s])
     return np.where(gaps == 0, np.nan, p)
+
+
+def may_last(params: pl.DataFrame) -> NDArray[np.int64]:
+    """The rows of sensors of which a silence of more than LOOKBACK intervals is less likely the longer it lasts."""
+    if "p_of_silence" not in params.columns:
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(params["p_of_silence"].is_not_null())
 
 
 def last_runs(params: pl.DataFrame, grid: Grid) -> tuple[NDArray[np.int16], Floats]:

@@ -110,7 +110,7 @@ def _at_pace(
     for grid in panel.grids(options.cells):
         devices = grid.keys.select("device").unique()
         device_keys = keys.join(devices, on="device", how="semi")
-        rows, outcomes = _score_grid(model.within(devices), grid, device_keys, options)
+        rows, outcomes = _score_grid(model.within(devices), grid, readings, device_keys, options)
         if pace > 1:
             rows = _at_last_readings(rows, steps.collect()).filter(pl.col("time") >= first)
         yield Scores(rows, outcomes)
@@ -135,7 +135,7 @@ def _sensors(model: Model, keys: pl.DataFrame) -> pl.DataFrame:
 
 
 def _score_grid(
-    model: Model, grid: Grid, keys: pl.DataFrame, options: Options
+    model: Model, grid: Grid, readings: pl.LazyFrame, keys: pl.DataFrame, options: Options
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     grid = _without_sentinels(model, grid)
     has_reading = ~np.isnan(grid.values)
@@ -145,7 +145,7 @@ def _score_grid(
     _score_varying(model, block, rungs["rung"], options)
     _score_discrete(model, block, rungs["rung"])
     _score_pooled(model, block, rungs["rung"], options)
-    _score_missing(model, block, rungs["rung"])
+    _score_missing(model, block, rungs["rung"], readings)
     own, together, outcome = _joint_rows(model, block, keys, options)
     rows = rows_of(block, options).join(keys, on=list(KEY), how="semi", maintain_order="left")
     rows = _in_order([(grid.keys, rows), (own, together)])
@@ -255,18 +255,40 @@ def _score_pooled(model: Model, block: Block, rung: pl.Series, options: Options)
     block.rung[at] = RUNGS.index("pooled")
 
 
-def _score_missing(model: Model, block: Block, rung: pl.Series) -> None:
+def _score_missing(model: Model, block: Block, rung: pl.Series, readings: pl.LazyFrame) -> None:
     """Unusual missing readings of sensors that were in the training."""
     at = np.flatnonzero(rung.is_not_null().to_numpy())
     if not len(at):
         return
     some = block.grid.take(at)
     grid = replace(some, values=np.where(block.has_reading[at], 0.0, np.nan))
-    p = presence.gap_p_values(model.rows("sensors", grid.keys), grid, LOOKBACK)
+    params = model.rows("sensors", grid.keys)
+    p = presence.gap_p_values(params, grid, LOOKBACK, _silent_before(params, grid, readings))
     row, column = np.nonzero(p <= HIGHEST_ALPHA)
     block.p_value[at[row], column] = p[row, column]
     block.score[at[row], column] = np.sqrt(-2 * np.log(p[row, column]))
     block.cause[at[row], column] = CAUSES.index("missing")
+
+
+def _silent_before(params: pl.DataFrame, grid: Grid, readings: pl.LazyFrame) -> NDArray[np.int64]:
+    """For how many intervals each sensor had been silent before the grid; 0 if its silence ends or says no more."""
+    before = np.zeros(grid.keys.height, np.int64)
+    some = presence.may_last(params)
+    some = some[np.isnan(grid.values[some, :LOOKBACK]).all(axis=1)]
+    if not len(some):
+        return before
+    sensors = params[some].select(*KEY, "sentinels").sort(*KEY)
+    time = pl.col("time")
+    past = of_devices(readings, sensors).filter(
+        time < grid.start, time >= grid.start - presence.LONGEST * grid.interval
+    )
+    past = past.join(sensors.lazy(), on=list(KEY)).filter(~pl.col("mean").is_in(pl.col("sentinels")))
+    ends = past.group_by(KEY).agg(time.max().alias("end")).collect(engine="streaming")
+    ago = (grid.start - pl.col("end")).dt.total_microseconds() - 1
+    last = params[some].select(KEY).join(ends, on=list(KEY), how="left", maintain_order="left")
+    intervals = last.select(ago // (grid.interval // timedelta(microseconds=1)))
+    before[some] = intervals.to_series().fill_null(presence.LONGEST).to_numpy()
+    return before
 
 
 def _joint_rows(

@@ -20,7 +20,7 @@ from models.devices.channels import (
     LOCAL_WEIGHTS,
     SPREAD_WEIGHTS,
 )
-from models.devices.discrete import MOST_VALUES, p_of_new, p_of_step
+from models.devices.discrete import CHANGES, MOST_VALUES, p_of_changes, p_of_new, p_of_step
 from models.devices.grid import DAY, LOOKBACK, Floats
 from models.devices.robust import LOCAL, REGIMES, Fitted
 from models.interchange import Graph, Port
@@ -185,17 +185,30 @@ def discrete(params: pl.DataFrame) -> Graph:
     rarity = builder.op("ReduceMin", chances, axes=[1], keepdims=1)
     rarity = builder.op("Where", builder.op("IsInf", rarity), _of_new(builder, params), rarity)
     persistence = _at(builder, of_run, _repeats(builder))
+    restless = _at(builder, p_of_changes(params), _changes(builder))
     absent = builder.squeeze(now.is_nan())
-    cause = builder.op(
-        "Where",
-        persistence < rarity,
-        builder.constant(CHANNELS.index("flat"), np.int64),
-        builder.constant(CHANNELS.index("value"), np.int64),
+    flat, value, spread = (
+        builder.constant(CHANNELS.index(name), np.int64) for name in ("flat", "value", "spread")
     )
-    p = builder.op("Where", absent, np.nan, builder.squeeze(builder.op("Min", rarity, persistence)))
+    least = builder.op("Min", rarity, persistence)
+    cause = builder.op("Where", persistence < rarity, flat, value)
+    cause = builder.op("Where", restless < least, spread, cause)
+    p = builder.op("Where", absent, np.nan, builder.squeeze(builder.op("Min", least, restless)))
     cause = builder.op("Where", absent, builder.constant(-1, np.int64), builder.squeeze(cause))
     outputs = [(_of_p(p), SCORE), (p, P_VALUE), (cause, _CAUSE)]
     return builder.graph("discrete", (SENSOR, _READINGS), outputs)
+
+
+def _changes(builder: Builder) -> Value:
+    """As `models.devices.discrete.changes`: pairs of readings that differ, without another one between them."""
+    recent = builder.columns("readings", WINDOW - CHANGES, WINDOW)
+    present = ~recent.is_nan()
+    number = builder.cast(present, "double") @ np.triu(np.ones((CHANGES, CHANGES)))
+    first, second = (builder.unsqueeze(number, axis) for axis in (2, 1))
+    pairs = (second - first).equals(1.0) & builder.unsqueeze(present, 2) & builder.unsqueeze(present, 1)
+    differs = ~builder.unsqueeze(recent, 2).equals(builder.unsqueeze(recent, 1))
+    counts = builder.total(builder.cast(pairs & differs, "double"), 2)
+    return builder.unsqueeze(builder.total(counts, 1))
 
 
 def _of_new(builder: Builder, params: pl.DataFrame) -> Value:

@@ -249,6 +249,36 @@ def test_few_values_are_as_unusual_as_a_count_over_the_past_says(seed, distinct)
             assert score[0, t] == pytest.approx(np.sqrt(-2 * np.log(p[0, t])))
 
 
+@settings(max_examples=50)
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, np.nan]), min_size=1, max_size=60))
+def test_changes_are_those_between_neighbours_among_the_last_twenty_intervals(values):
+    x = np.array(values)
+    for t, count in enumerate(discrete.changes(x[None, :])[0]):
+        window = x[max(0, t - discrete.CHANGES + 1) : t + 1]
+        some = window[~np.isnan(window)]
+        assert count == (some[1:] != some[:-1]).sum()
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=60))
+def test_chances_of_changes_fall_and_are_at_least_the_share_of_the_past(lengths):
+    past = np.repeat(np.arange(len(lengths)) % 2, lengths).astype(float)[None, :]
+    p = discrete.p_of_changes(discrete.fit(grid(past)))[0]
+    assert p[0] == 1
+    assert (np.diff(p) <= 0).all()
+    for c in range(discrete.CHANGES):
+        assert p[c] >= (discrete.changes(past) >= c).mean() - 1e-12
+
+
+def test_a_model_of_an_earlier_version_does_not_count_changes():
+    params = discrete.fit(grid(np.repeat([0.0, 1.0, 0.0, 1.0], 360)))
+    now = grid(np.tile([0.0, 0.0, 1.0, 1.0], 15))
+    _, p, cause = discrete.score(params, now)
+    assert cause[0, -1] == channels.CHANNELS.index("spread")
+    _, earlier, _ = discrete.score(params.drop("p_of_changes"), now)
+    assert p[0, -1] < 0.001 < 0.1 < earlier[0, -1]
+
+
 def test_a_constant_sensor_that_moves_is_as_unusual_as_its_history_is_long():
     past = np.full((1, 1440), 7.0)
     _, p, _ = discrete.score(discrete.fit(grid(past)), grid(np.array([[7.0, 7.0, 8.0, 7.0]])))
@@ -282,6 +312,31 @@ def test_chances_of_ages_fall_and_are_never_below_what_a_count_with_one_more_tim
     if len(lengths) < 20:
         for n in range(1, 61):
             assert p[n - 1] >= (1 + (age >= n).sum()) / (event.shape[1] + 1) - 1e-12
+
+
+def test_what_lasted_long_now_and_then_is_no_less_likely_than_in_the_past():
+    """Nights and weekends: the many short times of a sensor say nothing about its few long ones."""
+    event = np.concatenate([*[np.tile([True, False], 20), np.ones(50, bool)] * 6])[None, :]
+    age = ages(event)
+    p = age_chances(age, np.array([event.shape[1]]))[0]
+    for n in range(1, 51):
+        assert p[n - 1] >= (age >= n).mean()
+
+
+@pytest.mark.parametrize("quiet", [61, 100, 600, 5000])
+def test_a_silence_beyond_an_hour_is_as_unusual_as_its_length_however_it_is_cut_into_grids(quiet):
+    rng = np.random.default_rng(3)
+    past = np.full((1, 20_000), np.nan)
+    at = np.cumsum(rng.integers(1, 180, 300))
+    past[0, at[at < 20_000]] = 1.0
+    params = presence.fit(grid(past))
+    now = np.full((1, quiet + 1), np.nan)
+    now[0, 0] = 1.0
+    whole = presence.gap_p_values(params, grid(now))[0, -1]
+    begin = quiet - 60
+    cut = presence.gap_p_values(params, grid(now[:, 1 + begin :]), 0, np.array([begin]))[0, -1]
+    assert cut == whole
+    assert whole < 1e-6 if quiet >= 600 else whole > 0.01
 
 
 def test_a_gap_is_unusual_only_for_a_sensor_that_hardly_has_any():

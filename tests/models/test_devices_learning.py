@@ -91,6 +91,31 @@ def test_a_device_that_never_was_silent_is_called_from_its_second_silent_hour_on
     assert rows["is_anomaly"].to_list() == [False, True, True, True]
 
 
+@pytest.mark.parametrize(("interval", "hours"), [("1m", 6), ("10m", 6), ("1h", 12)])
+def test_a_sensor_that_reports_on_change_is_called_when_it_falls_silent_and_not_before(interval, hours):
+    per_hour = HOUR // Options.of({"interval": interval}).step
+    random = np.random.default_rng(1)
+    past = np.full(15 * 24 * per_hour, np.nan)
+    at = np.cumsum(random.integers(1, 3 * per_hour + 1, len(past)))
+    past[at[at < len(past)]] = 20.0
+    healthy = called_after(past[: 14 * 24 * per_hour], past[14 * 24 * per_hour :], interval)
+    assert not healthy.filter(rung="missing")["is_anomaly"].any()
+    silent = called_after(past[: 14 * 24 * per_hour], np.full(hours * per_hour, np.nan), interval)
+    assert silent["is_anomaly"][-1]
+
+
+@pytest.mark.parametrize(("interval", "flap"), [("1m", 2), ("10m", 1), ("1h", 1)])
+def test_a_state_that_flaps_is_called_within_the_intervals_that_are_counted(interval, flap):
+    per_hour = HOUR // Options.of({"interval": interval}).step
+    random = np.random.default_rng(1)
+    lengths = np.maximum(1, random.normal(24, 6, 20).astype(int)) * per_hour
+    past = np.repeat(np.arange(len(lengths)) % 2, lengths).astype(float)[: 14 * 24 * per_hour]
+    assert len(past) == 14 * 24 * per_hour
+    now = np.arange(max(1, 20 // per_hour) * per_hour) // flap % 2
+    rows = called_after(past, (past[-1] + 1 + now) % 2, interval)
+    assert set(rows.filter("is_anomaly")["cause"]) == {"spread"}
+
+
 @pytest.mark.parametrize("gaps", [0, 1, 5, 30])
 def test_chances_of_gaps_fall_with_their_length_and_stay_chances(gaps):
     values = np.ones(500)
