@@ -10,7 +10,8 @@ from prefect import task
 
 from models.scenario import Scenario, Table
 from tasks.ingest import capture
-from tasks.ingest.checking import Intake, Request, check_table, refuse_alike, refuse_unused
+from tasks.ingest.batches import Request
+from tasks.ingest.checking import Intake, check_table, refuse_alike, refuse_unused
 from tasks.ingest.fixed_options import fix_options, fixed_options
 from tasks.ingest.layouts import layout_of
 from tasks.ingest.quarantine import as_bad, by_rule, quarantine, release
@@ -90,7 +91,7 @@ def ingest(
         for name, source in sources.items():
             intake = check_table(request, name, tables, folder / name)
             if intake.good.height:
-                intake.alike += _gaps(scenario.tables[name], intake, tables.get(name))
+                intake.notes += _gaps(scenario.tables[name], intake, tables.get(name))
                 tables[name] = concat_lazy([*([tables[name]] if name in tables else []), intake.good.rows()])
                 refuse_alike(source, tables[name].collect_schema().names())
             intakes[name] = intake
@@ -128,7 +129,7 @@ def read_checked(
         f"{source}: column '{column}' is left out: it holds neither numbers nor a few different words."
         for column in sorted(intake.ignored)
     ]
-    return rows, [*row_notes, *intake.alike, *column_notes]
+    return rows, [*row_notes, *intake.notes, *column_notes]
 
 
 def _stored(scenario: Scenario, store: Store) -> dict[str, pl.LazyFrame]:
@@ -161,7 +162,7 @@ def _previewed(request: Request, name: str, intake: Intake) -> IngestResult:
     preview = {
         "dialect": _dialect(source, intake),
         "layout": layout,
-        "columns": intake.mapping,
+        "columns": intake.source.mapping,
         "rows": sample.drop("shard", strict=False).to_dicts(),
         "quarantine": bad.head(_PREVIEWED).to_dicts(),
     }
@@ -183,16 +184,16 @@ def _ingested(name: str, source: str, intake: Intake, bad: pl.DataFrame, accepte
         version=None,
         rules=by_rule(bad),
         ignored=tuple(sorted(intake.ignored)),
-        files=None if intake.files is None else len(intake.files),
+        files=None if intake.source.files is None else len(intake.source.files),
         merged=intake.merged,
-        alike=intake.alike,
+        alike=tuple(intake.notes),
     )
 
 
 def _dialect(source: str, intake: Intake) -> str:
     if is_sql(source):
         return "SQL"
-    return "messages" if intake.files is not None else described(source)
+    return "messages" if intake.source.files is not None else described(source)
 
 
 def _write(request: Request, name: str, intake: Intake, folder: Path) -> IngestResult:
@@ -207,12 +208,12 @@ def _write(request: Request, name: str, intake: Intake, folder: Path) -> IngestR
         late = as_bad(merge.refused, source, None)
         quarantine(scenario, store, table, late)
         bad = pl.concat([bad, late])
-        _keep_units(scenario, store, name, intake.units)
+        _keep_units(scenario, store, name, intake.source.units)
     accepted = intake.good.height - (bad.height - intake.bad.height)
-    if intake.files is not None:
-        capture.record(store, scenario.name, intake.files)
+    if intake.source.files is not None:
+        capture.record(store, scenario.name, intake.source.files)
         if options.get("again"):
-            releases = release(scenario, store, table, [one.file.uri for one in intake.files], bad)
+            releases = release(scenario, store, table, [one.file.uri for one in intake.source.files], bad)
     result = _ingested(name, source, intake, bad, accepted)
     version = store.version(path)
     return replace(
