@@ -24,13 +24,14 @@ QUARANTINE = {"source": pl.String, "row_number": pl.Int64, "row": pl.String, "ru
 _NUMERIC_SHARE = 0.95
 _FIRST = 200
 _ROW_NUMBER, _FEW_ROWS = (
-    re.compile(r"#|(?i:no|nr|row|index|idx|id|row_?(no|nr|number|id)|__index_level_0__)\.?"),
+    re.compile(r"#|(?i:no|nr|row|index|idx|id|entry_id|row_?(no|nr|number|id)|__index_level_0__)\.?"),
     3,
 )
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 UNKNOWN = ("", "na", "n/a", "#n/a", "nan", "null", "(null)", "none", "<na>", "\\n", "-", "--", ".", "#value!", "#div/0!",
-    "#num!", "#ref!", "#name?", "bad", "bad input", "no data", "i/o timeout")  # fmt: skip
-"""Words that stand for an unknown number in databases, pandas, Excel and plant historians, in lower case."""
+    "#num!", "#ref!", "#name?", "bad", "bad input", "no data", "i/o timeout", "?")  # fmt: skip
+"""Words that stand for an unknown number in databases, pandas, Excel, the UCI repository and plant historians, in lower
+case."""
 Text = TypeVar("Text", pl.Series, pl.Expr)
 Decimals = Literal["comma", "point"]
 """The decimal separator."""
@@ -104,7 +105,7 @@ def accept(
         texts_before = [c for c in raw.columns if types.get(c) == pl.String and raw[c].dtype in _TEXT]
         others = [c for c in raw.columns if c not in (ROW, *required, *texts_before)]
         raw = raw.with_columns(_as_numbers(raw[c], alone=words is not None or c in types) for c in others)
-        further = [c for c in _numeric(raw.select(others)) if not _is_row_number(raw, c)]
+        further = [c for c in _numeric(raw.select(others)) if not is_row_number(raw, c)]
         texts = _texts(source.drop(ROW, *required, *further), words)
         raw = raw.with_columns(texts)
     names = (ROW, *required, *further, *(text.name for text in texts))
@@ -293,11 +294,11 @@ def _numeric(columns: pl.DataFrame) -> list[str]:
     return names
 
 
-def _is_row_number(raw: pl.DataFrame, column: str) -> bool:
+def is_row_number(raw: pl.DataFrame, column: str) -> bool:
     """Whether a column, by its name and its values, counts the rows of the source.
 
     >>> rows = pl.DataFrame({ROW: [1, 2, 3], "#": ["0", "1", "2"], "id": [1, 2, 4], "hours": [1, 2, 3]})
-    >>> [column for column in rows.columns if _is_row_number(rows, column)]
+    >>> [column for column in rows.columns if is_row_number(rows, column)]
     ['#']
     """
     if not _ROW_NUMBER.fullmatch(column) or raw.height < _FEW_ROWS:

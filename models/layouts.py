@@ -84,6 +84,9 @@ class Layout:
 def with_header(file: SourceFile, names: Sequence[str]) -> SourceFile:
     """The file with column `names` if its first line is not a header but a row, that is, contains a time."""
     header = file.columns
+    numbered = {f"column {n}": name for n, name in enumerate(names, start=1)}
+    if {*numbered} <= {*header}:
+        return SourceFile(file.name, file.frame.rename(numbered))
     if len(header) < len(names) or {*names} & {*header}:
         return file
     if not days(pl.Series(header)).is_not_null().any():

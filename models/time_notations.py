@@ -20,7 +20,9 @@ _WEEKDAY = (
     r"(?i)^(?:(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?|mo(?:ntag)?|di(?:enstag)?|mi(?:ttwoch)?|"
     r"do(?:nnerstag)?|fr(?:eitag)?|sa(?:mstag)?|so(?:nntag)?)\b\.?,? +"
 )
-_WEEK = r"(?i)(?:w|kw|cw|wk|week)"
+_WEEK = r"(?i)(?:w|kw|cw|wk|week|semaine)"
+_WEEK_END = r"(?i)^(?:1 )?(?:w/e|week[ -]?end(?:ing|ed)?):? +"
+"""How the last day of a week begins; Nielsen writes a number of weeks before it."""
 _DATE = r"\d{1,4}[./-]\d{1,2}[./-]\d{2,4}"
 _DAYS_OF_WEEK = r"^(\d{1,2})\.(\d{1,2})\.? ?(?:-|–|bis) ?\d{1,2}\.(\d{1,2})\.(\d{4})$"
 _BOTH_DAYS = rf"^({_DATE})(?: (?:-|–|to|bis) |/){_DATE}$"
@@ -30,6 +32,7 @@ _TIDY = (
     (r"(Z|[+-]\d\d:?\d\d)\[[\w/+-]+\]$", "${1}"),
     (_WEEKDAY, ""),
     (r"(?i)^(?:w/?c|w/b|week (?:of|commencing|beginning|starting)):? +", ""),
+    (_WEEK_END, ""),
     (_BOTH_DAYS, "${1}"),
     (r"^'(\d)", "${1}"),
     (r" ?\([^)]*\)$", ""),
@@ -61,6 +64,8 @@ _ISO = (
     (r"^(\d{4})[/. 年](\d{1,2})[/. 月](\d{1,2})日?", "${1}-${2}-${3}"),
     (r"^(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{4})", "${3}-${2}-${1}"),
     (r"^(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{2})\b", "20${3}-${2}-${1}"),
+    (r"(?i)^((?:19|20)\d\d)[ /.-]?S(\d\d)$", "${1}-W${2}"),
+    (r"(?i)^S(\d\d)[ /.-]((?:19|20)\d\d)$", "${2}-W${1}"),
     (rf"^{_WEEK}[ -]?(\d{{1,2}})[ ,/.-]+(?:20)?(\d\d)$", "20${2}-W${1}"),
     (rf"^(\d{{1,2}})\.? ?{_WEEK}[ /.-]+(?:20)?(\d\d)$", "20${2}-W${1}"),
     (rf"^(\d{{4}})[ /.-]?{_WEEK}[ -]?(\d{{1,2}})(?:-?([1-7]))?$", "${1}-W${2}-${3}"),
@@ -103,7 +108,18 @@ def is_week(text: pl.Series) -> pl.Series:
     >>> is_week(pl.Series(["2024-W05", "KW 5/2024", "01.02.-05.02.2024", "W/E 04/02/2024", "2024-02-01"])).to_list()
     [True, True, True, False, False]
     """
-    return text.str.contains(r"(?i)(^|[^\p{L}])(W|KW|CW|WK|week)[ .-]?\d{1,2}([^\d]|$)") | is_range(text)
+    return text.str.contains(r"(?i)(^|[^\p{L}])(W|KW|CW|WK|S|week|semaine)[ .-]?\d{1,2}([^\d]|$)") | is_range(
+        text
+    )
+
+
+def is_week_end(text: pl.Series) -> pl.Series:
+    """Whether text says that it names the last day of a week.
+
+    >>> is_week_end(pl.Series(["1 w/e 01/20/24", "Week Ending 01-20-24", "W/C 29/01/2024"])).to_list()
+    [True, True, False]
+    """
+    return text.str.contains(_WEEK_END)
 
 
 def as_iso(text: pl.Series) -> pl.Series:

@@ -208,7 +208,7 @@ TABLES: dict[str, Table] = {
         unique=(*KEY, "time"),
         shard_by=("device",),
         rows_at_a_time=2_000_000,
-        harmless=("duplicate", "tag_of_words", "value_unknown"),
+        harmless=("duplicate", "tag_of_words", "value_unknown", "quality_bad"),
         wide=("tag", "value"),
         advice={
             "value_not_a_number": "A unit, such as in 20 bar, is ignored if all values of the column have it. Remove "

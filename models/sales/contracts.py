@@ -17,7 +17,7 @@ from models.sales.panel import END, IN_STOCK
 from models.sales.successors import PREDECESSOR
 from models.scenario import Frames, Table
 from models.schemas import dy
-from models.time_notations import is_range, is_week
+from models.time_notations import is_range, is_week, is_week_end
 from models.times import days
 
 Returns = Literal["net", "zero"]
@@ -99,6 +99,12 @@ class Weekly(Table):
 
         Text is neither a price nor a share of a week in stock. Raises `ContractError` with that option for whole weeks.
         """
+        if not options.get("week_ending") and raw["week"].dtype == pl.String:
+            week_ends = raw.filter(is_week_end(raw["week"]))["week"]
+            if week_ends.len():
+                raise ContractError(
+                    f"{self.name}: week is '{week_ends[0]}', the last day of a week. Expected first days. Add --week-ending."
+                )
         if options.get("week_ending") and raw["week"].dtype == pl.String:
             weeks = raw.filter(is_week(raw["week"]))["week"]
             if weeks.len():

@@ -299,6 +299,12 @@ def _files(uri: str) -> list[str]:
     """The files at a path, folder or glob. Raises `SourceError` if there are none."""
     files = _remote_files(uri) if is_remote(uri) else _local_files(uri)
     if not files:
+        others = [path.suffix for path in Path(uri).expanduser().rglob("*") if path.is_file()]
+        if others:
+            raise SourceError(
+                f"{uri}: this folder has no files that end in {', '.join(SUFFIXES)}. Read other files with a glob, such as "
+                f"'{uri.rstrip('/')}/*{others[0]}'."
+            )
         raise SourceError(
             f"{uri}: no such file, and no folder or glob with files that end in {', '.join(SUFFIXES)}. "
             "Check the path; relative paths start at the working directory."

@@ -26,6 +26,7 @@ _RULE = r"\s*(?:[-+]{2,})?\s*"
 """A cell of the line that SQL consoles and SAP write below a header."""
 _DECIMAL = r"[+-]?[\d.,]+"
 _NUMBER = r"\s*[+-]?\d+(\.\d*)?\s*"
+_TIME = r"\s*(\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]\S+)?|\d{1,2}:\d\d(:[\d.]+)?)\s*"
 
 
 @dataclass(frozen=True)
@@ -262,8 +263,10 @@ def _is_below(row: Sequence[str | None], values: Sequence[Sequence[str | None]])
 
 
 def _is_data(names: Sequence[str], row: Sequence[str]) -> bool:
-    """Whether the first line holds values: all are numbers, or one is and the next `row` repeats a text."""
-    if all(re.fullmatch(_NUMBER, name) for name in names):
+    """Whether the first line holds values: all are numbers or times, or one is a number and the next `row` repeats a
+    text."""
+    numbers = [re.fullmatch(_NUMBER, name) is not None for name in names]
+    if any(numbers) and all(numbers[i] or re.fullmatch(_TIME, name) for i, name in enumerate(names)):
         return True
     repeats = any(
         name == cell and re.search(r"[^\W\d_]", name) for name, cell in zip(names, row, strict=False)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import polars as pl
 
-from models.contracts import without_unknown
+from models.contracts import ROW, is_row_number, without_unknown
 from models.errors import ContractError
 from models.scenario import Table
 from models.times import DateOrder, days
@@ -14,6 +14,9 @@ from tasks.ingest.sources import Source, SourceError, renaming
 from tasks.ingest.text import WEEK
 
 _FEWEST = 2
+_FIRST = 10_000
+"""The number of rows that show what the columns of a wide file of sensors are."""
+_MOST_REPEATS = 0.05
 
 
 def as_long(
@@ -41,8 +44,11 @@ def as_long(
         for column, dtype in source.frame.collect_schema().items()
         if column not in table_columns and not dtype.is_nested()
     ]
+    first = source.frame.head(0 if is_dated else _FIRST).with_row_index(ROW, offset=1).collect()
     if is_dated:
         value_columns = _dates(source.name, value_columns, order)
+    else:
+        value_columns = [column for column in value_columns if not is_row_number(first, column)]
     gaps = [
         c for c in table.required_columns if c not in (names, values) and c not in {*renames, *source.columns}
     ]
@@ -55,6 +61,8 @@ def as_long(
             f"{source.name}: this has a column per {what} ({', '.join(value_columns[:3])}, ...). Expected a row for each, "
             f"with columns {', '.join(table.required_columns)}. Read it as it is with --wide."
         )
+    if gaps:
+        _refuse_repeats(source.name, first.drop(ROW), renames.get("time", "time"))
     index_columns = [c for c in source.columns if c not in value_columns and not re.match(SUM, c)]
     keys = [renames.get(c, c) for c in table.required_columns if c not in (names, values, *gaps)]
     frame = without_unknown(source.frame, value_columns)
@@ -68,6 +76,19 @@ def as_long(
     if gaps:
         frame = frame.with_columns(pl.lit(_stem(source.name)).alias(column) for column in gaps)
     return Source(source.name, frame)
+
+
+def _refuse_repeats(name: str, rows: pl.DataFrame, time: str) -> None:
+    """Raise `SourceError` if `rows` of sensors without a device often have the time of another row: they are of several
+    devices."""
+    times = rows.unique()[time].drop_nulls()
+    repeats = times.filter(times.is_duplicated())
+    if times.len() - times.n_unique() > _MOST_REPEATS * times.len():
+        raise SourceError(
+            f"{name}: several rows have the time {repeats.sort()[0]}. Expected one row for each time of a device. Name the "
+            "column of the device with --column device=NAME_IN_THE_FILE, or the one device of all rows with "
+            "--column device==VALUE."
+        )
 
 
 def _refuse_dates(source: Source, table: Table, present: Collection[str], order: DateOrder | None) -> None:

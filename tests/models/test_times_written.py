@@ -57,7 +57,21 @@ def test_numbers_since_1970_are_told_apart_by_their_size(factor, dtype):
 
 @pytest.mark.parametrize(
     "value",
-    ["2024-01-29", "2024/1/29", "20240129", 20240129, "2024-W05", "2024W051", "29.1.24", "Jan 29, 2024"],
+    [
+        "2024-01-29",
+        "2024/1/29",
+        "20240129",
+        20240129,
+        "2024-W05",
+        "2024W051",
+        "2024-S05",
+        "S05/2024",
+        "29.1.24",
+        "29 01 2024",
+        "Week Ending 01-29-24",
+        "1 w/e 01/29/24",
+        "Jan 29, 2024",
+    ],
 )
 def test_a_date_is_read_in_each_of_its_forms_and_is_the_start_of_its_day_where_a_time_is_meant(value):
     values = pl.Series("week", [value])

@@ -525,6 +525,8 @@ def test_a_first_line_of_values_is_no_header(tmp_path):
     (tmp_path / "a.csv").write_text("SINUS,01-May-24 10:00:00,0.5\nSINUS,01-May-24 10:01:00,0.7\n")
     assert rows(tmp_path / "a.csv").columns == ["column 1", "column 2", "column 3"]
     assert rows(tmp_path / "a.csv").height == 2
+    (tmp_path / "a.csv").write_text("2004-03-31 03:38:15.75 2 1 122.1\n2004-03-31 03:59:15.15 3 1 19.9\n")
+    assert rows(tmp_path / "a.csv").height == 2
 
 
 TABLE = [{"time": 1, "temp": 20.5}, {"time": 2, "temp": 21.5}]

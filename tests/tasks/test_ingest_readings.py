@@ -399,3 +399,14 @@ def test_a_list_of_messages_is_read_and_what_is_no_message_goes_to_quarantine(st
     (tmp_path / "list.json").write_text(json.dumps(content, indent=1))
     result = bring(store, tmp_path / "list.json", max_bad_share=0.1)
     assert (result.accepted, result.rules) == (30, {"body|object": 2})
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "accepted"),
+    [("TagQuality", ["Good", "Bad", "Uncertain"], 2), ("StatusCode", ["Good", "BadNoData", "BAD"], 1)],
+)
+def test_readings_that_their_source_calls_bad_do_not_count(store, tmp_path, name, words, accepted):
+    rows = "\n".join(f"d,t,{at(60 * n)},1,{word}" for n, word in enumerate(words))
+    (tmp_path / "a.csv").write_text(f"device,tag,time,value,{name}\n{rows}\n")
+    result = bring(store, tmp_path / "a.csv")
+    assert (result.accepted, result.rules) == (accepted, {"quality_bad": 3 - accepted})

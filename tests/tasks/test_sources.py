@@ -98,9 +98,15 @@ def test_where_there_is_nothing_the_path_is_named(tmp_path, monkeypatch, uri):
 
 
 def test_a_folder_without_data_is_named(tmp_path):
-    (tmp_path / "notes.txt").write_text("not data")
     with pytest.raises(SourceError, match=r"no such file.*\.csv"):
         list(read(str(tmp_path)))
+    (tmp_path / "notes.txt").write_text("a,b\n1,2\n")
+    with pytest.raises(
+        SourceError, match=r"this folder has no files.*\.csv.*with a glob.*/\*\.txt'"
+    ) as caught:
+        list(read(str(tmp_path)))
+    (source,) = read(str(caught.value).split("'")[1])
+    assert source.columns == ["a", "b"]
 
 
 @pytest.mark.parametrize("name", ["empty.csv", "empty.parquet", "empty.csv.gz"])

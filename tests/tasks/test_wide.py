@@ -3,6 +3,7 @@
 import pytest
 
 from models.devices.scenario import DEVICES
+from models.errors import ContractError
 from models.sales import SALES
 from tasks.ingest.sources import SourceError
 from tests.steps import read
@@ -93,3 +94,29 @@ def test_weeks_without_a_year_are_refused(store, tmp_path):
     source = wide(tmp_path, YEARS.partition("\n")[2], "sales.csv")
     with pytest.raises(SourceError, match=r"KW51, KW52, KW1, \.\.\. are weeks without a year"):
         read(store, "history", source, SALES, wide=True)
+
+
+def test_rows_of_several_devices_are_not_read_as_one(store, tmp_path):
+    rows = [f"2024-01-01T00:{n:02}:00Z,p{d},{n},{d}" for n in range(9) for d in (1, 2)]
+    source = wide(tmp_path, "\n".join(["time,pump,speed,pressure", *rows]), "a.csv")
+    with pytest.raises(SourceError, match=r"several rows have the time 2024-01-01T00:00:00Z.*device=NAME"):
+        read(store, "readings", source, DEVICES, wide=True)
+    assert read(store, "readings", source, DEVICES, mapping={"device": "pump"}, wide=True).accepted == 36
+
+
+@pytest.mark.parametrize("name", ["No", "entry_id"])
+def test_a_column_that_counts_the_rows_is_no_sensor(store, tmp_path, name):
+    rows = [f"2024-01-01T00:{n:02}:00Z,{n + 100},{n}" for n in range(9)]
+    source = wide(tmp_path, "\n".join([f"time,{name},speed", *rows]), "a.csv")
+    read(store, "readings", source, DEVICES, wide=True)
+    assert store.scan("devices/readings").collect()["tag"].unique().to_list() == ["speed"]
+
+
+def test_columns_of_the_last_days_of_weeks_need_the_option(store, tmp_path):
+    text = "sku,store,Week Ending 01-07-24,Week Ending 01-14-24\n1,A,5,6\n"
+    source = wide(tmp_path, text, "sales.csv")
+    with pytest.raises(ContractError, match=r"'Week Ending 01-07-24', the last day.*--week-ending"):
+        read(store, "history", source, SALES, wide=True)
+    read(store, "history", source, SALES, wide=True, week_ending=True)
+    weeks = store.scan("sales/history").collect()["week"].sort().dt.to_string().to_list()
+    assert weeks == ["2024-01-01", "2024-01-08"]
