@@ -209,9 +209,15 @@ def is_dated(rows: pl.LazyFrame, timezone: str) -> bool | None:
 
 
 def _counts(numbers: pl.Series) -> bool:
-    """Whether all are numbers too small to be times, even as days in Excel's count."""
-    return not numbers.null_count() and bool(numbers.is_between(0, 20_000).all())
+    """Whether all are numbers that are no times: smaller than days in Excel's count, or from there to far above them."""
+    if numbers.null_count():
+        return False
+    low, high = numbers.sort()[[0, -1]].to_list()
+    return 0 <= low <= _FIRST_DAY and (high <= _FIRST_DAY or _LAST_DAY < high < _FIRST_DATE)
 
+
+_FIRST_DAY, _LAST_DAY, _FIRST_DATE = 20_000, 60_000, 10_000_000
+"""Days in Excel's count of the years 1954 and 2064; dates without separators, such as 20240129, are above all."""
 
 _REGULAR = 0.25
 _SHOWN, _FEW = 5, 3

@@ -15,6 +15,9 @@ UNITS = ("unit", "unit_number", "unit_nr", "unit_id", "engine", "engine_id", "ma
 CYCLES = ("cycle", "cycles", "time_in_cycles", "time_cycles", "time")
 FIRST_CYCLE = datetime(2000, 1, 1, tzinfo=UTC)
 """Cycles are days after this one."""
+_MOST_CYCLES = 9_000
+"""Days after `FIRST_CYCLE` that are over."""
+_COMPONENTS = ("component", "comp")
 _NASA = ("unit", "cycle", *(f"setting{n}" for n in (1, 2, 3)), *(f"s{n}" for n in range(1, 22)))
 """Columns of the files without a header."""
 _MACHINE = "machine"
@@ -118,14 +121,18 @@ def _equipment(files: Sequence[SourceFile], request: LayoutRequest) -> list[Sour
 
 
 def _by_cycle(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
-    """Readings by cycle of machines that run to failure; the last cycle is the failure."""
+    """Readings and failures by cycle.
+
+    Each row of a file of failures is one if the file names components or has no readings; otherwise the last cycle of
+    each machine is.
+    """
     if request.table not in ("telemetry", "failures"):
         return list(files)
     return [SourceFile(file.name, _with_dates(file, request)) for file in files]
 
 
 def _with_dates(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
-    """Raises `ContractError` if the column of the machine or of the cycle is missing."""
+    """Raises `ContractError` if the column of the machine or of the cycle is missing, or if there are too many cycles."""
     frame = file.frame
     if file.columns == [f"column {n}" for n in range(1, len(_NASA) + 1)]:
         frame = frame.rename(dict(zip(file.columns, _NASA, strict=True)))
@@ -140,12 +147,24 @@ def _with_dates(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
             f"{file.name}: the column of the {'machine' if unit is None else 'cycle'} is missing. Found: "
             f"{', '.join(columns)}. Map it with --column {name}=NAME_IN_THE_FILE."
         )
-    days = pl.duration(days=pl.col(cycle).cast(pl.Float64, strict=False).round().cast(pl.Int64))
+    number = pl.col(cycle).cast(pl.Float64, strict=False)
+    if (most := frame.select(number.max()).collect().item() or 0) > _MOST_CYCLES:
+        raise ContractError(
+            f"{file.name}: {cycle} goes up to {most:,.0f}. Expected at most {_MOST_CYCLES:,}, because a cycle is read as a "
+            "day. Divide the cycles of all files by the distance between two readings, such as 1,000."
+        )
+    days = pl.duration(days=number.round().cast(pl.Int64))
     time = (pl.lit(FIRST_CYCLE).cast(pl.Datetime("us", "UTC")) + days).alias(cycle)
     if request.table == "telemetry":
         return frame.with_columns(time)
-    last = frame.select(unit, time).group_by(unit, maintain_order=True).max()
-    return last.with_columns(component=pl.lit(_MACHINE))
+    names = {request.mapping.get("component"), *_COMPONENTS} & {*columns}
+    if not names and {*columns} > {unit, cycle}:
+        frame = (
+            frame.select(unit, cycle)
+            .group_by(unit, maintain_order=True)
+            .agg(pl.col(cycle).sort_by(number).last())
+        )
+    return frame.with_columns(time, *([] if names else [pl.lit(_MACHINE).alias("component")]))
 
 
 LAYOUTS = {
@@ -180,7 +199,8 @@ LAYOUTS = {
     ),
     "cycles": Layout(
         "C-MAPSS and other machines that run to failure by cycles: unit, cycle and readings, with or without a header; a "
-        "cycle is read as a day, and a unit's last cycle in the files of failures is its failure",
+        "cycle is read as a day; in the files of failures a unit's last cycle is its failure or, if they have a component "
+        "column or no readings, each row is one",
         {"machine_id": UNITS, "time": CYCLES},
         arrange=_by_cycle,
     ),

@@ -451,9 +451,40 @@ def test_cycles_are_days_and_the_last_one_of_a_unit_is_its_failure(store, put, t
     assert failures.rows() == [("1", "01-03", "machine"), ("2", "01-02", "machine")]
 
 
+@pytest.mark.parametrize(
+    ("text", "columns", "components"),
+    [
+        ("unit,cycle,component\n1,7,screw\n1,90,ring\n2,8,screw\n", {}, ["screw", "ring", "screw"]),
+        (
+            "unit,cycle,part\n1,7,screw\n1,90,ring\n2,8,screw\n",
+            {"component": "part"},
+            ["screw", "ring", "screw"],
+        ),
+        ("unit,cycle\n1,7\n1,90\n2,8\n", {}, ["machine"] * 3),
+    ],
+    ids=["components", "another name", "no readings"],
+)
+def test_each_row_of_a_list_of_failures_by_cycle_is_one(store, put, text, columns, components):
+    read(store, "failures", put("fails.csv", text), MACHINES, mapping=columns, layout="cycles")
+    failures = store.scan("machines/failures").sort("machine_id", "time").collect()
+    assert failures["time"].dt.to_string("%m-%d").to_list() == ["01-08", "03-31", "01-09"]
+    assert failures["component"].to_list() == components
+
+
+def test_more_cycles_than_days_that_are_over_are_refused_with_what_to_do(store, put):
+    source = put("a.csv", "machine_id,cycle,s1\n1,1000,0.5\n1,399000,0.6\n")
+    with pytest.raises(
+        ContractError, match=r"cycle goes up to 399,000. Expected at most 9,000.*Divide the cycles"
+    ):
+        read(store, "telemetry", source, MACHINES, layout="cycles")
+
+
 def test_cycles_in_the_place_of_times_are_told_with_the_way_to_read_them(store, put):
     source = put("a.csv", "machine_id,time,s1\n1,1,0.5\n1,362,0.6\n")
     with pytest.raises(ContractError, match=r"from 1 to 362.*--layout cycles"):
+        read(store, "telemetry", source, MACHINES)
+    source = put("km.csv", "machine_id,time,s1\n1,500,0.5\n1,300000,0.6\n")
+    with pytest.raises(ContractError, match=r"from 500 to 300000.*--layout cycles"):
         read(store, "telemetry", source, MACHINES)
     source = put("a.csv", "machine_id,time,s1\n1,1,0.5\n" + "1,2024-01-01T00:00Z,0.6\n" * 30)
     assert read(store, "telemetry", source, MACHINES).quarantined == 1
