@@ -108,7 +108,7 @@ def train(
             champion, else lightgbm.
         every: Time between the rows of a machine that are learnt from and scored.
         windows: Lengths of the windows that telemetry is summarised over; default 12h, 24h and 36h, or 1, 5 and 20
-            intervals of telemetry that comes every 12 hours to every month.
+            intervals of telemetry that comes every 12 hours to every hundred days.
         keep_column: A sensor or error to use although it reveals the outcome by itself; by default it is left out and
             named in the notes.
         missed_failure_cost: Cost of a failure without an inspection before it; together with needless_inspection_cost

@@ -41,6 +41,7 @@ ROW = ("machine_id", "time")
 _HOUR = 3_600_000_000
 _NORMAL_HOURS = 72
 _MANY = 12
+_NEARLY = 0.05
 _ANY = "any"
 _SPREAD = ("std", "min", "max", "slope")
 _MOMENT_DAYS = 1e-4
@@ -87,7 +88,7 @@ class Windows:
 def windows(interval_hours: float, options: Options) -> Windows:
     """The windows of `options` that telemetry at this interval resolves, and why others are left out.
 
-    A window must hold a whole number of intervals, so that every row has the same number of readings,
+    A window must hold a whole number of intervals, within a twentieth, so that rows have the same number of readings,
     or at least a dozen of them, so that one more or less matters little.
 
     >>> windows(24.0, Options()).left_out[0]
@@ -96,13 +97,13 @@ def windows(interval_hours: float, options: Options) -> Windows:
     hours, spread, left_out = [], [], []
     for window in options.windows_hours:
         readings = window / interval_hours
-        if readings < 1:
+        if readings < 1 - _NEARLY:
             left_out.append(f"window of {window} h: the telemetry comes every {interval_hours:g} h")
-        elif readings < _MANY and abs(readings - round(readings)) > 1e-9:
+        elif readings < _MANY and abs(readings - round(readings)) > _NEARLY:
             left_out.append(f"window of {window} h: not a whole number of intervals of {interval_hours:g} h")
         else:
             hours.append(window)
-            if readings >= 2:
+            if readings >= 2 - _NEARLY:
                 spread.append(window)
             else:
                 left_out.append(

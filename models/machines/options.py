@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, date, datetime
+from math import ceil
 from typing import Any
 
 from models.times import end_of, start_of
@@ -10,8 +11,9 @@ from models.times import end_of, start_of
 ESTIMATORS = ("lightgbm", "random_forest", "decision_tree")
 WINDOWS_HOURS = (12, 24, 36)
 _INTERVALS = (1, 5, 20)
-_LEAST_INTERVAL, _LONGEST_INTERVAL = 12, 744
+_LEAST_INTERVAL, _LONGEST_INTERVAL, _HALF_DAY = 11.5, 2_400, 12
 _WINDOW_SHARE = 15
+_NEARLY = 0.05
 
 
 @dataclass(frozen=True)
@@ -119,20 +121,20 @@ class Options:
     def at_interval(self, interval_hours: float, span_hours: float) -> "Options":
         """The options for telemetry at this interval over `span_hours`.
 
-        The default windows are 1, 5 and 20 intervals if an interval is 12 hours to a month, in whole half-days:
-        windows of hours would hold one reading each. Windows longer than a fifteenth of the time are left out,
-        because held-out rows begin one longest window after a cut. The normal then covers at least three longest windows
-        and ends one interval before the row. Training determines whether more than single readings help.
+        The default windows are 1, 5 and 20 intervals, rounded up to half-days, if an interval is half a day to a
+        hundred days: windows of hours would hold at most one reading each. Windows longer than a fifteenth of the
+        time are left out, because held-out rows begin one longest window after a cut. The normal then covers at least
+        three longest windows and ends one interval before the row. Training determines whether more than single
+        readings help.
 
         >>> Options().at_interval(24.0, 24.0 * 120).windows_hours
         (24, 120)
         """
-        fits = (
-            _LEAST_INTERVAL <= interval_hours <= _LONGEST_INTERVAL and interval_hours % _LEAST_INTERVAL == 0
-        )
+        fits = _LEAST_INTERVAL <= interval_hours <= _LONGEST_INTERVAL
         if self.windows_hours != WINDOWS_HOURS or not fits:
             return self
-        hours = [int(interval_hours) * many for many in _INTERVALS]
+        length = ceil(interval_hours / _HALF_DAY - _NEARLY) * _HALF_DAY
+        hours = [length * many for many in _INTERVALS]
         windows = tuple(h for h in hours if h == hours[0] or h <= span_hours / _WINDOW_SHARE)
         normal_days = max(self.normal_days, 3 * windows[-1] // 24)
         return replace(self, windows_hours=windows, normal_days=normal_days, normal_gap_hours=hours[0])

@@ -20,7 +20,7 @@ from models.machines import (
     watching,
 )
 from models.machines.clocks import span
-from models.machines.contracts import TABLES, repeats
+from models.machines.contracts import TABLES, interval_hours, repeats
 from models.machines.equipment import missing_by_type, missing_components
 from models.machines.findings import (
     before_the_data,
@@ -207,7 +207,7 @@ class Machines(
                 f"--from is {run_options.score_from:%Y-%m-%dT%H:%MZ}; the last telemetry up to --to is from "
                 f"{until:%Y-%m-%dT%H:%MZ}. Expected --from before that. Choose an earlier one, or ingest newer telemetry."
             )
-        names, begin = components_of(tables, until), _begin(run_options, until)
+        names, begin = components_of(tables, until), _begin(tables, run_options, until)
         gaps = missing_components(by_component(tables, names), begin, until)
         keys = _every_key(tables, names, begin, until).join(gaps.lazy(), on=[*self.key], how="anti")
         return keys.select(*self.key, "shard").sort(*self.key)
@@ -219,7 +219,7 @@ class Machines(
         run_options, until = Options.of(options), moment(as_of)
         telemetry, names = tables["telemetry"], components_of(tables, until)
         records = by_component(tables, names)
-        every = _every_key(tables, names, _begin(run_options, until), until)
+        every = _every_key(tables, names, _begin(tables, run_options, until), until)
         gaps = every.join(keys.lazy(), on=[*self.key], how="anti").collect()
         odd = summary(pl.concat([stray_clocks(telemetry), without_component(gaps), findings(records, until)]))
         return pl.concat(
@@ -331,9 +331,14 @@ def _every_key(tables: Frames, components: Sequence[str], begin: datetime, until
     return pl.concat(machines, how="vertical_relaxed").unique().join(names, how="cross")
 
 
-def _begin(options: Options, until: datetime) -> datetime:
-    """The time after which a machine must have sent telemetry to be scored: long enough before the range for features."""
-    return min(options.score_from or until, until) - timedelta(days=options.normal_days)
+def _begin(tables: Frames, options: Options, until: datetime) -> datetime:
+    """The time after which a machine must have sent telemetry to be scored.
+
+    It is long enough before the range for features, and for a machine in service to have sent something.
+    """
+    interval = interval_hours(tables["telemetry"].filter(pl.col("time") <= until)) or 1.0
+    reach = max(timedelta(days=options.normal_days), service.longest_silence(interval))
+    return min(options.score_from or until, until) - reach
 
 
 MACHINES = Machines()

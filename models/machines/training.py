@@ -162,7 +162,12 @@ def _lives(work: Work, hidden: Sequence[str]) -> list[Life]:
 
 def _data_notes(vocabulary: Vocabulary, period: pl.DataFrame, options: Options) -> list[str]:
     """Notes on data that is not used as stored."""
-    notes = list(windows(vocabulary.interval_hours, options).left_out)
+    usable = windows(vocabulary.interval_hours, options)
+    notes = [*usable.left_out]
+    if vocabulary.sensors and not usable.hours:
+        notes.append(
+            "no sensor is used: no window holds a reading. Choose windows of whole intervals with --windows"
+        )
     until, last, repeats = period.select("outcomes", "last", "repeats").row(0)
     if until < last:
         notes.append(record_ends(until, last))

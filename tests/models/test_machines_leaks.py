@@ -76,13 +76,17 @@ def test_what_leaks_is_left_out_unless_it_is_to_be_kept_and_told_either_way(rows
         (12.0, 400, (12, 60, 240)),
         (168.0, 3000, (168, 840, 3360)),
         (744.0, 3000, (744, 3720)),
-        (730.0, 3000, (12, 24, 36)),
+        (730.0, 3000, (732, 3660)),
+        (768.0, 3000, (768, 3840)),
+        (24.1, 400, (24, 120, 480)),
+        (2_500.0, 3000, (12, 24, 36)),
     ],
 )
 def test_windows_follow_the_interval_of_the_telemetry(interval, days, expected):
     options = Options().at_interval(interval, days * 24.0)
     assert options.windows_hours == expected
     assert options.normal_days >= 28
+    assert bool(windows(interval, options).hours) == (interval < 2_400)
 
 
 def test_windows_that_were_asked_for_are_kept():

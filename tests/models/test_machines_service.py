@@ -37,6 +37,17 @@ def test_a_machine_is_out_of_service_after_a_month_of_silence_and_not_before():
     assert ends.rows() == [("b", START + 59 * DAY)]
 
 
+def test_a_machine_whose_monthly_inspection_is_a_few_days_late_is_scored():
+    times = [START + 32 * n * DAY for n in range(12)]
+    frames = [
+        pl.DataFrame({"machine_id": m, "time": times[:many], "vib": 1.0, "shard": 0})
+        for m, many in (("a", 12), ("b", 11), ("c", 7))
+    ]
+    tables = {"telemetry": pl.concat(frames).lazy(), "failures": failures(("a", 5), ("b", 50))}
+    keys = MACHINES.requested_keys(tables, times[-1], {}).collect()
+    assert keys["machine_id"].to_list() == ["a", "b"]
+
+
 def test_a_monthly_cadence_is_no_silence():
     assert longest_silence(730.0) > timedelta(days=60)
     assert longest_silence(1.0) == timedelta(days=28)
