@@ -161,12 +161,12 @@ class Tails:
         p = np.where(x > SAME, np.maximum(tail, P_FLOOR), np.maximum(inner, base))
         return np.where(np.isnan(scores) | np.isnan(self.threshold)[:, None], np.nan, p)
 
-    def scores_at(self, alpha: float) -> Floats:
-        """The score of each sensor whose p-value is `alpha`, for an alpha below the tail's share."""
-        base = self.k / (self.n + 1)
-        ratio = np.maximum(base / alpha, 1.0)
-        shape = nonzero(self.shape)
-        return self.threshold + self.scale * (ratio**shape - 1) / shape
+    def scores_at(self, p: Floats) -> Floats:
+        """The scores of each sensor whose p-values are `p`, which is below the tail's share; shape (sensors, T)."""
+        base, shape = (self.k / (self.n + 1))[:, None], nonzero(self.shape)[:, None]
+        ratio = np.maximum(base / p, 1.0)
+        scores: Floats = self.threshold[:, None] + self.scale[:, None] * (ratio**shape - 1) / shape
+        return scores
 
 
 def nonzero(shape: Floats) -> Floats:

@@ -6,7 +6,8 @@ the k-th such value in a row. The p-value of a value beyond the extremes is divi
 from them in widths of the past values. A quantity that drifts in steps shows new values all the time: if some
 occurred for the first time in the second half of the history, a new value that is no further from a past value than the
 nearest past values are from each other is as likely as these were, however long it stays. The p-value of a run
-of the same value is the share of readings after a run at least as long (`grid.age_chances`); that of the number of
+of the same value is the share of readings at which this value had lasted at least as long (`grid.age_chances`), times the
+number of values: a door may be shut all night, but not open. That of the number of
 changes in the last `CHANGES` intervals, the share of readings with at least as many (`_p_of_changes`). The least of the
 three counts, and the score is sqrt(-2 ln p); higher is more anomalous. Values are so coarse that there
 are often fewer alarms than alpha.
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from models.devices import channels, words
 from models.devices.calibration import P_FLOOR
-from models.devices.grid import LOOKBACK, Floats, Grid, age_chances, ages, exchangeable
+from models.devices.grid import LOOKBACK, Floats, Grid, age_chances, ages, exchangeable, matrix_of
 
 MOST_VALUES = 12
 CHANGES = 20
@@ -66,10 +67,10 @@ def _changes(sorted_values: Floats) -> NDArray[np.bool_]:
 
 
 def fit(grid: Grid) -> pl.DataFrame:
-    """One row per sensor: its values, the p-values of values, and those of runs by length.
+    """One row per sensor: its values, the p-values of values, and those of runs by value and length.
 
     `values` are in rising order, NaN beyond the last; `p_of_value` has one more entry, for a value never
-    seen. The whole history counts.
+    seen. `p_of_runs` are lists of LOOKBACK numbers for each value. The whole history counts.
     """
     x = grid.values
     absent = np.isnan(x)
@@ -86,7 +87,7 @@ def fit(grid: Grid) -> pl.DataFrame:
         _array(
             "p_of_value", (1 + np.stack([*as_rare, np.zeros(len(x), np.int64)], axis=1)) / (n[:, None] + 1)
         ),
-        _array("p_of_run", age_chances(runs, n)),
+        _p_of_runs(x, runs, values, n),
         _array("p_of_changes", _p_of_changes(changes(x), ~absent)),
         pl.Series("p_of_late", _p_of_late(x, values)),
         pl.Series("distinct", (counts > 0).sum(axis=1)),
@@ -94,6 +95,32 @@ def fit(grid: Grid) -> pl.DataFrame:
         pl.Series("low", values[:, 0]),
         pl.Series("high", np.nanmax(values, axis=1)),
     )
+
+
+def _p_of_runs(x: Floats, runs: NDArray[np.int16], values: Floats, n: NDArray[np.int64]) -> pl.Series:
+    lists: list[list[float]] = [[] for _ in x]
+    distinct = (~np.isnan(values)).sum(axis=1)
+    for j in range(MOST_VALUES):
+        rows = np.flatnonzero(distinct > j)
+        same = np.where(x[rows] == values[rows, j : j + 1], runs[rows], 0).astype(np.int16)
+        chances = np.minimum(distinct[rows, None] * age_chances(same, n[rows]), 1.0)
+        for s, p in zip(rows, chances, strict=True):
+            lists[s] += p.tolist()
+    return pl.Series("p_of_runs", lists, dtype=pl.List(pl.Float32))
+
+
+def p_of_runs(params: pl.DataFrame) -> Floats:
+    """p-values of runs by value and length, shape (S, MOST_VALUES + 1, LOOKBACK); 1 for a value never seen.
+
+    Models of an earlier version have the same ones for all values.
+    """
+    table = np.ones((params.height, MOST_VALUES + 1, LOOKBACK))
+    if "p_of_runs" in params.columns:
+        lists = matrix_of(params["p_of_runs"], MOST_VALUES * LOOKBACK)
+        table[:, :MOST_VALUES] = lists.reshape(-1, MOST_VALUES, LOOKBACK)
+    else:
+        table[:] = params["p_of_run"].to_numpy()[:, None, :]
+    return table
 
 
 def _p_of_late(x: Floats, values: Floats) -> Floats:
@@ -190,13 +217,16 @@ def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> tuple[Floats, Flo
     NaN and -1 without a reading.
     """
     x = grid.values
-    values, of_value, of_run = (params[c].to_numpy() for c in ("values", "p_of_value", "p_of_run"))
+    values, of_value = (params[c].to_numpy() for c in ("values", "p_of_value"))
     which = np.full(x.shape, _UNSEEN, np.int64)
     for j in range(MOST_VALUES):
         which[x == values[:, j : j + 1]] = j
     rows = np.arange(len(x))[:, None]
     absent = np.isnan(x)
-    rarity, persistence = of_value[rows, which], of_run[rows, channels.runs(x).astype(np.int64) - 1]
+    rarity, persistence = (
+        of_value[rows, which],
+        p_of_runs(params)[rows, which, channels.runs(x).astype(np.int64) - 1],
+    )
     new = ~absent & (which == _UNSEEN)
     again = np.maximum(ages(new).astype(np.int64), 1) - 1
     low, high = (params[name].to_numpy()[:, None] for name in ("low", "high"))

@@ -10,8 +10,6 @@ from models.devices.model import DISCRETE_RUNGS, RUNGS, Model
 from models.devices.options import Options
 from models.devices.rows import CAUSES, Block
 
-_FLAT_LENGTH = 5
-
 
 def no_keys() -> pl.DataFrame:
     """A frame of device, tag, `status`, `rung` and `reason` without rows."""
@@ -44,7 +42,7 @@ def of_sensors(model: Model, block: Block, rungs: pl.DataFrame, options: Options
         grid = block.grid.take(at)
         length[at], chance[at] = presence.last_runs(model.rows("sensors", grid.keys), grid)
     varies = ~rungs["rung"].is_in(DISCRETE_RUNGS[:1]).fill_null(False).to_numpy()
-    is_flat = (chance <= options.alpha) & (length >= _FLAT_LENGTH) & varies & (count > 0)
+    is_flat = (chance <= options.alpha) & (length >= presence.FLAT_LENGTH) & varies & (count > 0)
     rung = pl.Series(RUNGS, dtype=pl.String).gather(block.rung)
     frame = rungs.with_columns(
         pl.Series("count", count),

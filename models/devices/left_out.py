@@ -1,8 +1,9 @@
 """Readings from which detectors do not learn: those in labelled faults, and codes that stand for a missing reading.
 
-A sentinel is a value such as -999 or 65535 that a gateway writes if it has no reading. It lies far outside
-the sensor's other values and is exactly the same each time: a well-known code, or a value that recurs, each time for
-a single interval. A sentinel that training identifies counts as a missing reading, in training and in scoring.
+A sentinel is a value such as -999 or 65535 that a gateway writes if it has no reading. It lies far outside the sensor's
+usual values, as far from any other value that is not such a code, and is exactly the same each time: a well-known code, or
+a value that recurs, each time for a single interval. A sentinel that training identifies counts as a missing reading, in
+training and in scoring.
 """
 
 from dataclasses import replace
@@ -16,7 +17,7 @@ from models.devices.contracts import JOINT_TAG
 from models.devices.grid import Floats, Grid, row_quantiles
 
 _FAR = 10.0
-"""Distance of a sentinel from the middle half of the values, in widths of that half."""
+"""Distance of a sentinel from the middle half of the values, and from its neighbours, in widths of that half."""
 _MOST_SHARE = 0.2
 _FEWEST_TIMES, _FEWEST_TIMES_UNKNOWN = 2, 5
 _NINES = tuple(float("9" * digits) for digits in range(2, 8))
@@ -39,12 +40,16 @@ def sentinels_of(x: Floats) -> list[list[float]]:
     rows: list[list[float]] = [[] for _ in x]
     for s in np.flatnonzero((low | high) & (reach > 0)):
         below, above = quartiles[s, 0] - reach[s], quartiles[s, 1] + reach[s]
-        rows[s] = _of_row(x[s], below, above)
+        rows[s] = _of_row(x[s], below, above, reach[s])
     return rows
 
 
-def _of_row(x: Floats, below: float, above: float) -> list[float]:
+def _of_row(x: Floats, below: float, above: float, reach: float) -> list[float]:
     values, counts = np.unique(x[(x < below) | (x > above)], return_counts=True)
+    others = np.unique(x[~np.isnan(x) & ~np.isin(np.abs(x), list(CODES))])
+    near = np.searchsorted(others, values + reach) - np.searchsorted(others, values - reach, side="right")
+    alone = near - np.isin(values, others) <= 0
+    values, counts = values[alone], counts[alone]
     readings = int((~np.isnan(x)).sum())
     sentinels = [float(v) for v, n in zip(values, counts, strict=True) if _is_sentinel(x, float(v), int(n))]
     return sentinels if np.isin(x, sentinels).sum() <= _MOST_SHARE * readings else []

@@ -18,6 +18,8 @@ from models.devices.calibration import P_FLOOR
 from models.devices.grid import LOOKBACK, Floats, Grid, age_chances, ages, exchangeable
 
 _FEW_GAPS = 20
+FLAT_LENGTH = 5
+"""Number of readings from which a run of the same value can be a flat line by itself."""
 _FEWEST_INTERVALS = 60
 STRETCH = LOOKBACK // 2
 LONGEST = (LOOKBACK + 1) * STRETCH
@@ -108,6 +110,14 @@ def may_last(params: pl.DataFrame) -> NDArray[np.int64]:
     if "p_of_silence" not in params.columns:
         return np.zeros(0, np.int64)
     return np.flatnonzero(params["p_of_silence"].is_not_null())
+
+
+def run_p_values(params: pl.DataFrame, grid: Grid, first: int = 0) -> Floats:
+    """p-values of the runs of one value in the columns from `first` on; 1 for fewer than `FLAT_LENGTH` readings."""
+    lengths = channels.runs(grid.values)[:, first:].astype(np.int64)
+    table = params["p_of_run"].to_numpy()
+    p = table[np.arange(len(lengths))[:, None], lengths - 1].astype(float)
+    return np.where(lengths >= FLAT_LENGTH, np.maximum(p, P_FLOOR), 1.0)
 
 
 def last_runs(params: pl.DataFrame, grid: Grid) -> tuple[NDArray[np.int16], Floats]:

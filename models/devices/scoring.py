@@ -169,7 +169,7 @@ def _without_sentinels(model: Model, grid: Grid) -> Grid:
     if "sentinels" not in model.frames["sensors"].columns:
         return grid
     sentinels = model.rows("sensors", grid.keys)["sentinels"]
-    return left_out.without(grid, [list(codes) if codes is not None else [] for codes in sentinels])
+    return left_out.without(grid, [codes or [] for codes in sentinels.to_list()])
 
 
 def _where(rung: pl.Series, names: tuple[str, ...]) -> NDArray[np.int64]:
@@ -198,11 +198,32 @@ def _score_varying(model: Model, block: Block, rung: pl.Series, options: Options
         rows, correction = _where(names, (name,)), model.correction(name)
         p[rows] = corrected_p_values(p[rows], correction)
         if name in ROBUST_RUNGS:
-            width[rows] = tails.scores_at(p_value_before_correction(options.alpha, correction))[rows]
+            level = np.full((len(at), 1), p_value_before_correction(options.alpha, correction))
+            width[rows] = tails.scores_at(level)[rows, 0]
+    flat = _flat(model, grid, _where(names, ROBUST_RUNGS))
+    is_flat = flat < p
+    scores = np.where(is_flat, np.fmax(scores, tails.scores_at(flat)), scores)
+    cause = np.where(is_flat, np.int8(CAUSES.index("flat")), cause)
+    p = np.where(is_flat, flat, p)
     block.score[at], block.p_value[at], block.cause[at] = scores, p, cause
     band = (width * parameters.scales.scale)[:, None]
     block.low[at], block.high[at] = block.expected[at] - band, block.expected[at] + band
     block.rung[at] = _numbers(names)
+
+
+def _flat(model: Model, grid: Grid, rows: NDArray[np.int64]) -> Floats:
+    """p-values of runs of the same value, for `rows` of the grid with less than HIGHEST_ALPHA; 1 for the others.
+
+    They are doubled, because a reading is called by its score or by its run.
+    The scores of a sensor have one tail: if its values are often extreme, even a flat line has no extreme score. The runs of
+    a counter's rises were not counted.
+    """
+    p = np.ones((len(grid.values), grid.intervals - LOOKBACK))
+    taken = conversion.taken_in(model.frames["sensors"], grid.keys)["taken"].to_numpy()
+    rows = rows[taken[rows] != conversion.COUNTER]
+    some = grid.take(rows)
+    p[rows] = 2 * presence.run_p_values(model.rows("sensors", some.keys), some, LOOKBACK)
+    return np.where(p <= HIGHEST_ALPHA, p, 1.0)
 
 
 def _measure(model: Model, block: Block, at: NDArray[np.int64]) -> tuple[Grid, robust.Fitted, Floats]:

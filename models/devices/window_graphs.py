@@ -20,7 +20,7 @@ from models.devices.channels import (
     LOCAL_WEIGHTS,
     SPREAD_WEIGHTS,
 )
-from models.devices.discrete import CHANGES, MOST_VALUES, p_of_changes, p_of_new, p_of_step
+from models.devices.discrete import CHANGES, MOST_VALUES, p_of_changes, p_of_new, p_of_runs, p_of_step
 from models.devices.grid import DAY, LOOKBACK, Floats
 from models.devices.robust import LOCAL, REGIMES, Fitted
 from models.interchange import Graph, Port
@@ -178,13 +178,16 @@ def _repeats(builder: Builder) -> Value:
 def discrete(params: pl.DataFrame) -> Graph:
     """As `models.devices.discrete.score`."""
     builder = Builder()
-    values, of_value, of_run = (params[name].to_numpy() for name in ("values", "p_of_value", "p_of_run"))
+    values, of_value = (params[name].to_numpy() for name in ("values", "p_of_value"))
     now = builder.column("readings", WINDOW - 1)
     is_same = now.equals(builder.rows(values, "sensor"))
     chances = builder.op("Where", is_same, builder.rows(of_value[:, :MOST_VALUES], "sensor"), np.inf)
     rarity = builder.op("ReduceMin", chances, axes=[1], keepdims=1)
     rarity = builder.op("Where", builder.op("IsInf", rarity), _of_new(builder, params), rarity)
-    persistence = _at(builder, of_run, _repeats(builder))
+    of_run = p_of_runs(params).reshape(len(values), -1)
+    later = builder.op("Where", is_same, LOOKBACK * np.arange(-MOST_VALUES, 0.0), 0.0)
+    first = float(LOOKBACK * MOST_VALUES) + builder.unsqueeze(builder.total(later, 1))
+    persistence = _at(builder, of_run, first + _repeats(builder))
     restless = _at(builder, p_of_changes(params), _changes(builder))
     absent = builder.squeeze(now.is_nan())
     flat, value, spread = (

@@ -81,7 +81,7 @@ def test_a_band_ends_where_the_p_value_is_alpha():
     past = np.abs(np.random.default_rng(3).normal(size=(5, 600)))
     tails = Tails.of(fit_shapes(tails_of(past, np.ones(past.shape, bool))))
     for alpha in (0.05, 0.001):
-        assert tails.p_values(tails.scores_at(alpha)[:, None]) == pytest.approx(alpha, rel=1e-6)
+        assert tails.p_values(tails.scores_at(np.full((1, 1), alpha))) == pytest.approx(alpha, rel=1e-6)
 
 
 def test_p_values_that_come_out_too_small_on_held_out_blocks_are_raised_to_what_they_should_be():

@@ -156,6 +156,35 @@ def test_codes_for_missing_readings_in_the_history_hide_no_fault(code, share):
     assert not rows.head(20)["is_anomaly"].any()
 
 
+def test_values_of_a_range_that_is_rarely_reached_are_no_sentinels():
+    """CO2 in a school after a holiday: quiet most of the time, and whole numbers up to 1,200 recur while it is not."""
+    rng = np.random.default_rng(0)
+    values = 430 + rng.normal(0, 8, (2, 4032))
+    values[:, :400] += 900 * rng.random((2, 400)) ** 0.5
+    values = values.round()
+    values[1, 1000:1010:2] = 65535
+    assert sentinels_of(values) == [[], [65535]]
+
+
+def test_a_door_that_is_shut_all_night_is_called_when_it_stays_open():
+    rng = np.random.default_rng(1)
+    past = (rng.random(14 * 1440) < 0.04).astype(float)
+    past[(np.arange(len(past)) % 1440) < 600] = 0.0
+    shut, opened = (called_after(past, np.full(60, state)) for state in (0.0, 1.0))
+    assert not shut["is_anomaly"].any()
+    assert opened["is_anomaly"][5]
+    assert opened.filter("is_anomaly")["cause"][-1] == "flat"
+
+
+def test_a_flat_line_of_a_sensor_with_extreme_values_is_called():
+    rng = np.random.default_rng(1)
+    past = rng.standard_t(2, 3 * 1440).round(3)
+    rows = called_after(past, np.r_[rng.standard_t(2, 30).round(3), np.full(30, 0.4)])
+    calls = rows.filter("is_anomaly")
+    assert calls["cause"].to_list() == ["flat"]
+    assert calls["time"][0] == START + timedelta(minutes=3 * 1440 + 34)
+
+
 def test_states_zeros_and_values_within_reach_are_no_sentinels():
     rng = np.random.default_rng(2)
     steady = rng.normal(1000, 5, 600)
