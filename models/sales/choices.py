@@ -3,7 +3,6 @@
 The errors are those of rows of `raw_forecasts.of_origin`.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +11,11 @@ import polars as pl
 from models.sales import conformal, contest, ladder
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
 from models.sales.demand import to_log, whole_numbers
-from models.sales.model import CLUSTER, GROUPS, empty_keys, middle_of
+from models.sales.model import CLUSTER, GROUPS, LARGEST_OFFSET, empty_keys, middle_of
 from models.sales.options import AUTO, Options
 from models.sales.panel import KEY
 from models.sales.raw_forecasts import TEXT, in_units, log_quantiles, only, with_units
 
-LARGEST_OFFSET = math.log(3)
-"""If pairs that sell next to nothing are few, one that grows a hundredfold would make the offset of all of them."""
 STEADY_ORIGINS = 4.0
 """Origins with zero error that are mixed into the offset of the median, which shifts all quantiles.
 

@@ -20,7 +20,8 @@ _OUTSIDE = (
     "the run's folder, `parts/train`); they are inputs of the graphs.",
     "The choice of the graph for a row: `pooled` if its week is in the plan, else `pooled_no_plan`.",
     "The offsets of calibration: `calibration` in interchange.json, looked up by rung, kind and third of the "
-    "horizon; null stands for any. Use the most specific line that matches.",
+    "horizon; null stands for any. Use the most specific line that matches. After a short backtest, the distance of each "
+    "quantile from the median, on the log scale, is then multiplied by the factor of its step in `widths`.",
     "The rungs `statistical`, `blend` and those of keys with too little history: `own_models` and `own_keys` are "
     "in plain/ as Parquet, without a graph.",
     "The naive forecasts and means: `unplanned` in interchange.json names the candidate of each kind of demand for weeks "
@@ -37,6 +38,7 @@ def interchange(model: Model) -> Interchange:
         "quantiles": list(model.quantiles),
         "horizon_weeks": model.horizon,
         "calibration": model.offsets.to_dicts(),
+        "widths": list(model.widths),
         "own_keys": model.own_keys.height,
         "unplanned": dict(model.unplanned.iter_rows()),
         "planned": dict(model.planned.iter_rows()),

@@ -46,6 +46,7 @@ import polars as pl
 from models.sales.ladder_profiles import DEMAND, OWN_WEEKS, by_demand, demand_of, plausible, rows_of
 from models.sales.options import quantile_column
 from models.sales.panel import KEY, OFFSET
+from models.sales.statistical import DEFAULT_VARIANCE
 
 RECENT_WEEKS = 52
 STOPPED_WEEKS = 26
@@ -375,8 +376,10 @@ def _scaled_to_own(
 
     mean, late = pl.col("mean"), book["ladder_late"]
     usual = {name: pl.col(f"all_shape_{name}") for name in names}
+    alone = _of_few_weeks(rows, names, quantiles)
     rows = rows.with_columns(
-        pl.coalesce(mean * _mixed(pl.col(name) / mean, usual[name]), name).alias(name) for name in names
+        pl.coalesce(mean * _mixed(pl.col(name) / mean, usual[name]), alone[name]).alias(name)
+        for name in names
     )
     shares = late.row(0, named=True) if late.height else dict.fromkeys(names, 1.0)
     pairs = [f"pair_{name}" for name in names]
@@ -394,6 +397,31 @@ def _scaled_to_own(
         _or_usual(blend(name), q, pairs, quantiles).alias(name)
         for name, q in zip(names, quantiles, strict=True)
     )
+
+
+def _of_few_weeks(rows: pl.DataFrame, names: Sequence[str], quantiles: Sequence[float]) -> pl.DataFrame:
+    """The columns `names`, order statistics of `sku_weeks` values, at the quantiles of a t distribution if these are few.
+
+    The lowest of n values is the quantile 1 / (n + 1) and not yet 0.05, and their spread is itself uncertain: the t
+    distribution has n - 1 degrees of freedom. A single value has the spread of `DEFAULT_VARIANCE`.
+    """
+    from scipy.stats import norm, t
+
+    n = rows["sku_weeks"].to_numpy().astype(float)
+    low, middle, high = (
+        rows[names[at]].to_numpy() for at in (0, int(np.argmin(np.abs(np.array(quantiles) - 0.5))), -1)
+    )
+    first, last = (
+        norm.ppf(np.clip(np.floor(q * (n + 1) + 0.5), 1, n) / (n + 1)) for q in (quantiles[0], quantiles[-1])
+    )
+    scale = np.divide(high - low, last - first, out=np.zeros(len(n)), where=last > first)
+    is_few = n + 1 < 1 / min(quantiles[0], 1 - quantiles[-1])
+    columns = []
+    for name, q in zip(names, quantiles, strict=True):
+        single = middle * np.exp(norm.ppf(q) * DEFAULT_VARIANCE**0.5)
+        few = np.where(n > 1, middle + t.ppf(q, np.maximum(n - 1, 1)) * scale, single)
+        columns.append(pl.Series(name, np.where(is_few, few, rows[name].to_numpy())))
+    return pl.DataFrame(columns)
 
 
 def _or_usual(own: pl.Expr, q: float, names: Sequence[str], quantiles: Sequence[float]) -> pl.Expr:

@@ -1,5 +1,6 @@
 """The sales model of a bundle: the pooled ensembles, their calibration, and the SKUs' own models."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,10 @@ from models.scenario import File
 
 GROUPS = ("rung", "kind", "steps")
 """Columns by which errors are calibrated, from the largest group to the smallest; `steps` are thirds of the horizon."""
+LARGEST_OFFSET = math.log(3)
+"""If pairs that sell next to nothing are few, one that grows a hundredfold would make the offset of all of them."""
+LARGEST_GROWTH = math.log(2)
+"""The most by which `widths` move a quantile up, for the same reason."""
 CLUSTER = ("sku", "origin")
 """The errors of a SKU at one origin are strongly correlated, over its stores and weeks."""
 
@@ -31,6 +36,7 @@ class Model:
     pooled model does. `planned` are those that replace the models in planned weeks. With `blended`, the rows
     of all other keys that both can forecast with the plan are the mean of the two (see `contest.mean_of`).
     `categories` are the categories of columns of words at training. `offsets` calibrate each rung on the log scale.
+    `widths` are factors by step of the distance of a quantile from the median, see `drift`; without any, they are 1.
     `quantiles`, `horizon`, `covariates` and `flags` are those of the training.
     """
 
@@ -48,6 +54,7 @@ class Model:
     unplanned: pl.DataFrame = field(default_factory=contest.nothing)
     planned: pl.DataFrame = field(default_factory=contest.nothing)
     categories: pl.DataFrame = field(default_factory=categories.nothing)
+    widths: tuple[float, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -66,6 +73,7 @@ class Model:
             "flags": list(self.flags),
             "own_first": self.own_first,
             "blended": self.blended,
+            "widths": list(self.widths),
         }
         contents: dict[str, File] = {"about": about, "offsets": self.offsets, "own_keys": self.own_keys}
         if self.unplanned.height:
@@ -111,7 +119,7 @@ class Model:
             rows, raw = self._with_candidates(
                 rows, rows["rung"] == POOLED, raw, raw, np.full(raw.shape, np.nan)
             )
-        units = from_log(conformal.calibrated(raw, rows, self.offsets, GROUPS), level)
+        units = from_log(self._calibrated(raw, rows), level)
         quantiles = [pl.Series(name, units[:, i], nan_to_null=True) for i, name in enumerate(self.columns)]
         is_finite = pl.Series(np.isfinite(units).all(axis=1))
         rows = rows.with_columns(pl.when(is_finite).then("rung").alias("rung"), *quantiles).drop("steps")
@@ -171,10 +179,25 @@ class Model:
         scale = rows[level].to_numpy()[:, None]
         values = rows.select(columns).to_numpy()
         raw = to_log(values, np.where(scale > 0, scale, 1.0))
-        logs = conformal.calibrated(raw, rows.with_columns(steps(self.horizon)), self.offsets, GROUPS)
+        logs = self._calibrated(raw, rows.with_columns(steps(self.horizon)))
         units = np.where(scale > 0, from_log(logs, scale), values)
         rows = rows.with_columns(pl.Series(name, units[:, i]) for i, name in enumerate(columns))
         return whole_numbers(rows, columns)
+
+    def _calibrated(self, values: np.ndarray, rows: pl.DataFrame) -> np.ndarray:
+        """`values` (rows, quantiles) on the log scale with offsets, and as wide as `widths` require.
+
+        Rows of the ladder have `stores`, the number of the SKU's stores: their bands have the spread between these, which is
+        wider than the drift, if there are several.
+        """
+        values = conformal.calibrated(values, rows, self.offsets, GROUPS)
+        if not self.widths:
+            return values
+        middle = values[:, [middle_of(self.quantiles)]]
+        factors = np.array(self.widths)[rows["step"].to_numpy() - 1, None]
+        if "stores" in rows.columns:
+            factors = np.where((rows["stores"] == 1).fill_null(value=False).to_numpy()[:, None], factors, 1.0)
+        return values + np.minimum((values - middle) * (factors - 1), LARGEST_GROWTH)
 
 
 def load(files: Mapping[str, Any]) -> Model:
@@ -195,6 +218,7 @@ def load(files: Mapping[str, Any]) -> Model:
         unplanned=files.get("unplanned", contest.nothing()),
         planned=files.get("planned", contest.nothing()),
         categories=files.get("categories", categories.nothing()),
+        widths=tuple(about.get("widths", ())),
     )
 
 

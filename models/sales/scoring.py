@@ -39,6 +39,8 @@ def score(
     rest = unique_keys.join(forecasts.select(KEY).unique(), on=KEY, how="anti")
     answers = _ladder_rows(rest, tables, context, as_of, options)
     answers = answers.join(kinds, on=[*KEY, "week"], how="left", maintain_order="left")
+    stores = context["ladder_sku"].filter(demand="any").select("sku", "stores")
+    answers = answers.join(stores, on="sku", how="left", maintain_order="left")
     answers = model.recalibrated(answers.with_columns(ladder_level(options.columns)), "level")
     answers = assortment.without_ended(answers, tables, options.columns)
     columns = ["sku", "store", "week", "step", *options.columns, "rung"]

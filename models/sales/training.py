@@ -7,11 +7,11 @@ from functools import partial
 import polars as pl
 
 from models.sales import backtest as measuring
-from models.sales import categories, choices, ensembles, raw_forecasts, totals, training_notes
+from models.sales import categories, choices, drift, ensembles, raw_forecasts, totals, training_notes
 from models.sales.contest import NO_PLAN, POOLED, STATISTICAL
 from models.sales.model import Model, ladder_level
-from models.sales.neighbours import flag_names, with_plan
-from models.sales.options import Options
+from models.sales.neighbours import first_week, flag_names, with_plan
+from models.sales.options import AUTO, Options
 from models.sales.panel import KEY
 from models.sales.raw_forecasts import SHORT, TEXT
 from models.scenario import Context, FitResult, Frames
@@ -22,7 +22,8 @@ def fit(parts: Frames, context: Context, as_of: date, options: Options) -> FitRe
 
     Each backtest origin is forecast by ensembles fitted to target weeks up to it. Its quantiles are then
     calibrated, and the rungs of its keys chosen, by the errors at the other origins, never by its own;
-    the bundle uses the errors at all origins.
+    the bundle uses the errors at all origins. If no origin judges the pooled model, which is overconfident after a few
+    weeks, the SKUs' own models forecast all keys that they can.
     """
     names = ("statistical_backtest", "ladder_backtest", "statistical", "weeks")
     frames = {name: _in_order(parts[name]) for name in names if name in parts}
@@ -32,6 +33,7 @@ def fit(parts: Frames, context: Context, as_of: date, options: Options) -> FitRe
     learn = partial(ensembles.fit, covariates=covariates, flags=flags, options=options)
     own = frames.pop("statistical_backtest", None)
     raws = raw_forecasts.of_origins(train, parts.get("backtest"), own, learn, options)
+    is_judged = bool(raws) or options.estimator != AUTO
     answers = frames.get("ladder_backtest", pl.DataFrame())
     if answers.height:
         answers = answers.with_columns(ladder_level(options.columns))
@@ -41,8 +43,8 @@ def fit(parts: Frames, context: Context, as_of: date, options: Options) -> FitRe
     has_plan = with_plan(context["covariates"])
     backtest = published_rows(choices.forecasts_of_origins(raws, has_plan, options), answers, options)
     of_errors = choices.of_errors(pl.concat(raws.values()) if raws else pl.DataFrame(), has_plan, options)
+    final = learn(train) if is_judged else {}
     del raws
-    final = learn(train)
     model = Model(
         quantiles=options.quantiles,
         horizon=options.horizon,
@@ -51,8 +53,9 @@ def fit(parts: Frames, context: Context, as_of: date, options: Options) -> FitRe
         with_plan=final.get(POOLED),
         without_plan=final.get(NO_PLAN),
         own_models=frames.get("statistical", pl.DataFrame()),
-        own_first=options.estimator == STATISTICAL,
+        own_first=options.estimator == STATISTICAL or not is_judged,
         categories=context.get("categories", categories.nothing()),
+        widths=_widths(parts.get("drift"), backtest, context, as_of, options),
         **of_errors,
     )
     table = measuring.measured(backtest, options)
@@ -68,6 +71,17 @@ def fit(parts: Frames, context: Context, as_of: date, options: Options) -> FitRe
             *training_notes.about_training(ensembles.height(train), backtest, model, as_of, options),
         ],
     )
+
+
+def _widths(
+    likelihoods: pl.LazyFrame | None, backtest: pl.DataFrame, context: Context, as_of: date, options: Options
+) -> tuple[float, ...]:
+    """The `drift.widths` beyond the backtest; none if it has the whole horizon."""
+    if likelihoods is None:
+        return ()
+    weeks = (as_of - first_week(context, as_of)).days // 7 + 1
+    known_steps = int(backtest.select(pl.col("step").max()).item() or 0)
+    return drift.widths(likelihoods.collect(), weeks, known_steps, options.horizon)
 
 
 def _in_order(part: pl.LazyFrame) -> pl.DataFrame:

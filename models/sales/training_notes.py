@@ -67,8 +67,11 @@ def about_training(
     if origins == 1:
         notes.append("With only one origin, the backtest is not calibrated; the bundle is.")
     if origins == 0:
-        notes.append("The bundle is not calibrated: the history is too short to hold out any of it.")
-    if model.without_plan is None:
+        notes.append(
+            "The bundle is not calibrated: the history is too short to hold out any of it. The SKUs' own models and the "
+            "rungs for short histories forecast all keys; their bands widen with the step as the SKUs' levels have drifted."
+        )
+    if train_rows < LEAST_ROWS:
         notes.append(
             f"There are {train_rows} training rows, too few for the pooled model; {LEAST_ROWS} are needed."
         )
