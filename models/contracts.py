@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import polars as pl
 
 from models.errors import ContractError
-from models.times import DateOrder, days, far_from_others, utc
+from models.times import DateOrder, days, far_from_others, refuse_midnights_elsewhere, utc
 
 if TYPE_CHECKING:
     from models.schemas import dy
@@ -377,6 +377,7 @@ def _cast(values: pl.Series, dtype: Any, timezone: str | None, dates: DateOrder 
         values = values.str.strip_chars()
     try:
         if isinstance(dtype, pl.Date):
+            refuse_midnights_elsewhere(values)
             return days(values, dates)
         if isinstance(dtype, pl.Datetime) and dtype.time_zone:
             return utc(values, timezone, dates).cast(dtype)

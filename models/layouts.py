@@ -75,6 +75,14 @@ class Layout:
     arrange: Arrange | None = None
     names: Sequence[str] = ()
 
+    def fits(self, columns: Sequence[str]) -> bool:
+        """Whether a file with `columns` has all names of the layout, which are not only frequent ones such as time."""
+        names = self.mapping(columns)
+        frequent = (*TIMES, "value", *names)
+        return {*self.columns} - {*self.constants} <= {*names} and any(
+            n not in frequent for n in names.values()
+        )
+
     def mapping(self, columns: Sequence[str]) -> dict[str, str]:
         """Column of the table -> column of a file that has `columns`."""
         matches = {new: next((n for n in names if n in columns), None) for new, names in self.columns.items()}

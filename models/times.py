@@ -37,6 +37,9 @@ _ZONE = r"\s([A-Z][A-Za-z]+(?:/[A-Za-z_+-]+)+)$"
 _MIDNIGHT = r" 24:00(:00)?(\.0+)?$"
 """The end of a day, as ISO 8601 allows it to be written."""
 _YEAR_LAST = r"^(\d{1,2})[/ -](\d{1,2})[/ -](\d{4}|\d{2})\b"
+_CLOCK_OF_UTC = r"^\d{4}-\d\d-\d\d[T ](\d\d:\d\d)(?::00)?(?:\.0+)?(?:Z|[+]00:?00)$"
+_EAST = "13:00"
+"""From this hour of UTC on, a new day may have begun east of Greenwich."""
 _NUMBER = r"^(\d{5}|\d{8,19})(\.\d*)?$|^\d(\.\d+)?[eE]\+?\d{1,2}$"
 _SHORTENED = r"^\d(\.\d{1,5})?[eE]"
 """A number that Excel has shortened to at most six digits."""
@@ -116,6 +119,26 @@ def days(values: pl.Series, order: DateOrder | None = None) -> pl.Series:
         plain, text, rest, lambda one: _dates(*_clocks(one.str.replace(_ZONE, ""), order, _are_few(text)))
     )
     return _with_weeks(plain, text, order)
+
+
+def refuse_midnights_elsewhere(values: pl.Series) -> None:
+    """Raise `ContractError` if `values` mean days, but are midnights of a zone east of Greenwich, written in UTC.
+
+    All are at one or two hours of UTC, for winter and summer, from `_EAST` on: they would be of the day before.
+    """
+    times = values.drop_nulls()
+    if isinstance(times.dtype, pl.Datetime) and times.dtype.time_zone == "UTC":
+        times = times.dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+    if times.dtype != pl.String or times.is_empty():
+        return
+    clocks = times.str.strip_chars().str.extract(_CLOCK_OF_UTC)
+    if clocks.null_count() or clocks.n_unique() > 2 or (clocks < _EAST).any():
+        return
+    next_day = days(times.head(1))[0] + timedelta(days=1)
+    raise ContractError(
+        f"{values.name}: all times are like {times[0]}, which is midnight of {next_day} in a time zone east of Greenwich. "
+        f"Expected days. Write the local day, such as {next_day}."
+    )
 
 
 def local_timezone() -> ZoneInfo:

@@ -119,6 +119,16 @@ class Weekly(Table):
             return result
         return replace(result, good=result.good.with_columns(pl.col("week") - timedelta(days=6)))
 
+    def one_of_each(
+        self, rows: pl.DataFrame, files: pl.DataFrame, options: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        """As for every table. Of rows that are of days, the error says that first: adding them up makes no weeks."""
+        try:
+            return super().one_of_each(rows, files, options)
+        except ContractError:
+            _check_anchors(_anchors(rows.lazy(), self.name), self.name, most=_MOST_ANCHORS)
+            raise
+
     def check(self, frame: pl.DataFrame, stored_tables: Frames) -> None:
         """Raise `ContractError` if weeks start on different weekdays across all tables, or `in_stock` is not a share."""
         _check_in_stock(frame, self.name)
@@ -128,19 +138,7 @@ class Weekly(Table):
             for name in ("history", "plan")
             if name in stored_tables
         ]
-        all_anchors = pl.concat([anchors, *stored_anchors], how="diagonal")
-        if all_anchors["weekday"].n_unique() > 1:
-            lines = [
-                f"  {row['origin']}: {row['rows']:,} rows start on {row['weekday']}, e.g. "
-                + ", ".join(f"{name} {row[name]}" for name in _KEY_AND_WEEK if row[name] is not None)
-                for row in all_anchors.iter_rows(named=True)
-            ]
-            raise ContractError(
-                f"{self.name}: weeks start on different weekdays.\n"
-                + "\n".join(lines)
-                + "\nExpected one week anchor in all files. "
-                + (_NOT_WEEKLY if anchors.height > _MOST_ANCHORS else _OTHER_ANCHOR)
-            )
+        _check_anchors(pl.concat([anchors, *stored_anchors], how="diagonal"), self.name)
 
 
 @dataclass(frozen=True)
@@ -277,6 +275,24 @@ def _anchors(frame: pl.LazyFrame, origin: str) -> pl.DataFrame:
         .sort(["rows", "weekday"], descending=[True, False])
         .with_columns(pl.lit(origin).alias("origin"))
         .collect()
+    )
+
+
+def _check_anchors(anchors: pl.DataFrame, table: str, most: int = 1) -> None:
+    """Raise `ContractError` if weeks start on more than `most` weekdays; `anchors` as `_anchors` returns them."""
+    if anchors["weekday"].n_unique() <= most:
+        return
+    lines = [
+        f"  {row['origin']}: {row['rows']:,} rows start on {row['weekday']}, e.g. "
+        + ", ".join(f"{name} {row[name]}" for name in _KEY_AND_WEEK if row.get(name) is not None)
+        for row in anchors.iter_rows(named=True)
+    ]
+    are_days = anchors.filter(pl.col("origin") == table).height > _MOST_ANCHORS
+    raise ContractError(
+        f"{table}: weeks start on different weekdays.\n"
+        + "\n".join(lines)
+        + "\nExpected one week anchor in all files. "
+        + (_NOT_WEEKLY if are_days else _OTHER_ANCHOR)
     )
 
 

@@ -82,6 +82,20 @@ def rows_of(
     return _of_files(request, table, further, units, folder)
 
 
+def _advice(scenario: Scenario, table: Table, columns: Collection[str]) -> str:
+    """Further advice for a file without the table's columns: the layouts that it fits, and `--wide` for sensors."""
+    names = [f"--layout {name}" for name, layout in scenario.layouts.items() if layout.fits([*columns])]
+    text = f"\nOr read such files with {' or '.join(names)}." if names else ""
+    if (
+        not names
+        and table.wide
+        and table.rows_at_a_time
+        and not {*table.wide} & {c.casefold() for c in columns}
+    ):
+        text += "\nIf it has a column per sensor, map only the others, and add --wide."
+    return text
+
+
 def _of_files(
     request: Request, table: Table, further: Collection[str], units: Mapping[str, str], folder: Path
 ) -> SourceRows:
@@ -101,7 +115,8 @@ def _of_files(
             notes += group_notes
         long = as_long(long, table, names, order, wide=bool(options.get("wide")))
         mapping |= renaming(long.columns, names, table.required_columns, table.aliases, further)
-        files.append(rename(long, names, table.required_columns, table.aliases, further))
+        advice = "" if layout else _advice(request.scenario, table, one.columns)
+        files.append(rename(long, names, table.required_columns, table.aliases, further, advice))
         of_source = {old: new for new, old in mapping.items()}
         for column, unit in units_of(one, table, names).items():
             all_units.setdefault(of_source.get(column, column), {})[unit.strip()] = one.name

@@ -2,6 +2,7 @@
 
 import fnmatch
 import re
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import polars as pl
 from models.addresses import refuse_credential
 from models.contracts import ROW
 from models.errors import AlmanacError
+from models.times import DateOrder, days
 from tasks.ingest.contents import DialectError
 from tasks.ingest.dialect import SUFFIXES, dialect_in_words, is_table, longest_line, scan
 from tasks.ingest.numbers import Notation, plain_numbers
@@ -20,6 +22,8 @@ from tasks.storage.faults import first_line
 from tasks.storage.tables import Table
 from tasks.storage.uris import encoded, is_remote, object_store
 
+_DATED = ("time", "week", "date")
+_LISTED = 60
 _FIRST = 20
 """The number of rows that show what a column holds."""
 
@@ -167,8 +171,9 @@ def rename(
     targets: Sequence[str],
     aliases: Mapping[str, str] = MappingProxyType({}),
     further: Collection[str] = (),
+    advice: str = "",
 ) -> Source:
-    """`source` with the table's column names. Raises `SourceError` if a needed column is missing.
+    """`source` with the table's column names. Raises `SourceError`, with further `advice`, if a needed column is missing.
 
     A mapping applies if its source column exists, so that one mapping serves several files. A column that neither the
     source nor the mapping has is taken from `aliases`, or else from the only column whose name differs just in case,
@@ -185,7 +190,7 @@ def rename(
             if member
             else ""
         )
-        raise SourceError(f"{source.name}: {_missing(source, gaps, mapping, targets)}{of_zip}")
+        raise SourceError(f"{source.name}: {_missing(source, gaps, mapping, targets)}{advice}{of_zip}")
     names = [name for name in columns_present if name in uses or name not in renames]
     columns = [pl.col(name).alias(new) for name in names for new in uses.get(name, [name])]
     return Source(source.name, source.frame.select(columns))
@@ -200,13 +205,30 @@ def _missing(source: Source, gaps: Sequence[str], mapping: Mapping[str, str], ta
     others = [name for name in columns if name not in targets]
     is_likely = len(others) == len(gaps) == 1 and not _are_small_numbers(source, others[0])
     likely = others[0] if is_likely else "NAME_IN_THE_FILE"
-    options = " ".join(f"--column {c}={likely}" for c in gaps)
+    dates = _dated(source, others) if {*gaps} & {*_DATED} else []
+    of_dates = {c: shlex.quote(dates[0]) for c in gaps if c in _DATED and len(dates) == 1}
+    options = " ".join(f"--column {c}={of_dates.get(c, likely)}" for c in gaps)
     ways = [f"map {'it' if len(texts) == 1 else 'them'} with {options}"] if others else []
     if likely == "NAME_IN_THE_FILE":
         ways.append(f"give all rows one value with --column {gaps[0]}==VALUE")
         ways += [f"join several with --column {gaps[0]}=ONE+OTHER"] if len(others) > 1 else []
     way = ", or ".join(ways)
-    return f"{are} missing. Found: {', '.join(columns)}.\n{way[0].upper()}{way[1:]}."
+    return f"{are} missing. Found: {_listed(columns)}.\n{way[0].upper()}{way[1:]}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names of a list."""
+    return f"{', '.join(names[:_LISTED])}{f', ... ({len(names)} columns)' if len(names) > _LISTED else ''}"
+
+
+def _dated(source: Source, columns: Sequence[str]) -> list[str]:
+    """The names of columns of text whose first values are all dates or times, and no plain numbers."""
+    schema = source.frame.collect_schema()
+    names = [name for name in columns if schema[name] == pl.String]
+    rows = replace(source, frame=source.frame.select(names).head(_FIRST)).rows()
+    texts = [c.drop_nulls() for c in rows if c.count() and not c.str.contains(r"^[\d.]+$").any()]
+    orders: tuple[DateOrder, ...] = ("day-first", "month-first")
+    return [c.name for c in texts if any(days(c, order).is_not_null().all() for order in orders)]
 
 
 def _are_small_numbers(source: Source, column: str) -> bool:

@@ -53,9 +53,18 @@ def as_long(
         c for c in table.required_columns if c not in (names, values) and c not in {*renames, *source.columns}
     ]
     by_file = [] if is_dated else [*table.shard_by]
-    if len(value_columns) < (1 if wide else _FEWEST) or not {*gaps} <= {*by_file}:
+    is_complete = {*gaps} <= {*by_file}
+    if len(value_columns) < (1 if wide else _FEWEST) or not (is_complete or is_dated):
         return source
     what = names if is_dated else "sensor"
+    if not is_complete:
+        others = [column for column in source.columns if column not in value_columns]
+        raise SourceError(
+            f"{source.name}: this has a column per {what} ({', '.join(value_columns[:3])}, ...), and no column "
+            f"{' and '.join(gaps)}. Found: {', '.join(others)}.\nRead it with --wide "
+            + " ".join(f"--column {gap}=NAME_IN_THE_FILE" for gap in gaps)
+            + f", or give all rows one value with --column {gaps[0]}==VALUE."
+        )
     if not wide:
         raise SourceError(
             f"{source.name}: this has a column per {what} ({', '.join(value_columns[:3])}, ...). Expected a row for each, "

@@ -1074,3 +1074,21 @@ def test_a_column_that_names_another_unit_in_another_file_is_refused(store, tmp_
     read(store, "history", str(tmp_path / "in" / "0.csv"), SALES)
     with pytest.raises(SourceError, match="'temperature' are in °F, those of earlier files in °C"):
         read(store, "history", str(tmp_path / "in" / "1.csv"), SALES)
+
+
+@pytest.mark.parametrize("hours", [(23, 22), (16, 16)])
+def test_midnights_of_another_zone_are_not_of_the_day_before(store, tmp_path, hours):
+    rows = [f"1,A,2024-01-{day}T{hour}:00:00.000Z,5" for day, hour in zip((14, 21), hours, strict=True)]
+    with pytest.raises(
+        ContractError, match=r"midnight of 2024-01-15 in a time zone east.*Write the local day"
+    ):
+        read(store, "history", below_header(tmp_path, *rows), SALES)
+    rows = [row.replace(f"T{hour}:", "T00:") for row, hour in zip(rows, hours, strict=True)]
+    read(store, "history", below_header(tmp_path, *rows), SALES)
+    assert table(store)["week"].dt.to_string().to_list() == ["2024-01-14", "2024-01-21"]
+
+
+def test_of_days_with_several_sales_it_is_said_first_that_they_are_no_weeks(store, tmp_path):
+    rows = [f"1,A,2024-01-{day},{units}" for day in (15, 16, 17) for units in (1, 2)]
+    with pytest.raises(ContractError, match=r"(?s)different weekdays.*sum the days of each whole week"):
+        read(store, "history", below_header(tmp_path, *rows), SALES)

@@ -120,3 +120,35 @@ def test_columns_of_the_last_days_of_weeks_need_the_option(store, tmp_path):
     read(store, "history", source, SALES, wide=True, week_ending=True)
     weeks = store.scan("sales/history").collect()["week"].sort().dt.to_string().to_list()
     assert weeks == ["2024-01-01", "2024-01-08"]
+
+
+def test_a_wide_file_with_other_names_is_read_as_the_error_says(store, tmp_path):
+    source = wide(tmp_path, WEEKS.replace("sku,store", "Item,Shop"), "sales.csv")
+    with pytest.raises(
+        SourceError, match=r"column per week.*no column sku and store. Found: Item, Shop, colour"
+    ) as caught:
+        read(store, "history", source, SALES, wide=True)
+    assert "--wide --column sku=NAME_IN_THE_FILE --column store=NAME_IN_THE_FILE" in str(caught.value)
+    assert (
+        read(store, "history", source, SALES, mapping={"sku": "Item", "store": "Shop"}, wide=True).accepted
+        == 3
+    )
+
+
+def test_the_column_of_times_is_named_where_one_column_has_them(store, tmp_path):
+    source = wide(tmp_path, SENSORS.replace("timestamp", "Date/Time"), "pump.csv")
+    with pytest.raises(SourceError, match=r"(?s)--column time=Date/Time .*column per sensor.*add --wide"):
+        read(store, "readings", source, DEVICES)
+
+
+@pytest.mark.parametrize(
+    ("header", "scenario", "table", "layout"),
+    [
+        ("entity_id,state,last_changed", DEVICES, "readings", "home-assistant"),
+        ("Store,Date,Weekly_Sales,Holiday_Flag", SALES, "history", "walmart"),
+    ],
+)
+def test_a_layout_that_a_file_fits_is_named(store, tmp_path, header, scenario, table, layout):
+    source = wide(tmp_path, f"{header}\n" + ",".join("1" for _ in header.split(",")), "a.csv")
+    with pytest.raises(SourceError, match=rf"Or read such files with --layout {layout}\.$"):
+        read(store, table, source, scenario)
