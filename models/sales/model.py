@@ -36,7 +36,7 @@ class Model:
     pooled model does. `planned` are those that replace the models in planned weeks. With `blended`, the rows
     of all other keys that both can forecast with the plan are the mean of the two (see `contest.mean_of`).
     `categories` are the categories of columns of words at training. `offsets` calibrate each rung on the log scale.
-    `widths` are factors by step of the distance of a quantile from the median, see `drift`; without any, they are 1.
+    `widths` are factors by step of the distance of a quantile from the median, see `widening`; without any, they are 1.
     `quantiles`, `horizon`, `covariates` and `flags` are those of the training.
     """
 

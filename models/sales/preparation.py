@@ -8,7 +8,7 @@ from datetime import date, timedelta
 import numpy as np
 import polars as pl
 
-from models.sales import drift, forecast_rows, ladder, ladder_profiles, statistical, views
+from models.sales import forecast_rows, ladder, ladder_profiles, statistical, views, widening
 from models.sales.backtest import NAIVES
 from models.sales.neighbours import first_week, flag_names, store_attributes, with_plan
 from models.sales.options import Options
@@ -87,7 +87,7 @@ def prepare(
     every = panel_of(rows, keys, covariates, first, as_of, 0)
     parts["weeks"] = _weeks(every).with_columns(out_of_stock=_out_of_stock(tables["history"], first, as_of))
     if not origins or known_steps(every, origins[0], options) < options.horizon:
-        parts["drift"] = drift.likelihoods(every)
+        parts["widening"] = widening.likelihoods(every)
     every = with_prices_of_others(every, context["store_weeks"])
     parts |= _statistical_parts(every, skus, as_of, with_plan(context["covariates"]), options)
     if "statistical_backtest" in parts:

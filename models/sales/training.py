@@ -7,7 +7,7 @@ from functools import partial
 import polars as pl
 
 from models.sales import backtest as measuring
-from models.sales import categories, choices, drift, ensembles, raw_forecasts, totals, training_notes
+from models.sales import categories, choices, ensembles, raw_forecasts, totals, training_notes, widening
 from models.sales.contest import NO_PLAN, POOLED, STATISTICAL
 from models.sales.model import Model, ladder_level
 from models.sales.neighbours import first_week, flag_names, with_plan
@@ -55,7 +55,7 @@ def fit(parts: Frames, context: Context, as_of: date, options: Options) -> FitRe
         own_models=frames.get("statistical", pl.DataFrame()),
         own_first=options.estimator == STATISTICAL or not is_judged,
         categories=context.get("categories", categories.nothing()),
-        widths=_widths(parts.get("drift"), backtest, context, as_of, options),
+        widths=_widths(parts.get("widening"), backtest, context, as_of, options),
         **of_errors,
     )
     table = measuring.measured(backtest, options)
@@ -76,12 +76,12 @@ def fit(parts: Frames, context: Context, as_of: date, options: Options) -> FitRe
 def _widths(
     likelihoods: pl.LazyFrame | None, backtest: pl.DataFrame, context: Context, as_of: date, options: Options
 ) -> tuple[float, ...]:
-    """The `drift.widths` beyond the backtest; none if it has the whole horizon."""
+    """The `widening.widths` beyond the backtest; none if it has the whole horizon."""
     if likelihoods is None:
         return ()
     weeks = (as_of - first_week(context, as_of)).days // 7 + 1
     known_steps = int(backtest.select(pl.col("step").max()).item() or 0)
-    return drift.widths(likelihoods.collect(), weeks, known_steps, options.horizon)
+    return widening.widths(likelihoods.collect(), weeks, known_steps, options.horizon)
 
 
 def _in_order(part: pl.LazyFrame) -> pl.DataFrame:

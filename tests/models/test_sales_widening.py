@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.sales import SALES, drift
+from models.sales import SALES, widening
 from models.sales.panel import Panel, panel_of
 from models.scenario import FitResult
 
@@ -60,7 +60,7 @@ def test_bands_of_a_few_weeks_hold_what_they_say_whether_the_level_drifts_or_not
 
 def test_a_drifting_level_widens_bands_by_the_step_and_a_steady_one_hardly():
     steady, drifting = (
-        drift.widths(drift.likelihoods(panel_of_weeks(10, *steps)), 10, 0, HORIZON)
+        widening.widths(widening.likelihoods(panel_of_weeks(10, *steps)), 10, 0, HORIZON)
         for steps in ((0.0, 0.2), (0.1, 0.05))
     )
     assert list(drifting) == sorted(drifting)
@@ -69,15 +69,15 @@ def test_a_drifting_level_widens_bands_by_the_step_and_a_steady_one_hardly():
 
 
 def test_bands_are_wider_only_beyond_the_steps_that_the_backtest_had():
-    widths = drift.widths(drift.likelihoods(panel_of_weeks(20, 0.1, 0.05)), 20, 6, HORIZON)
+    widths = widening.widths(widening.likelihoods(panel_of_weeks(20, 0.1, 0.05)), 20, 6, HORIZON)
     assert widths[:6] == pytest.approx([1.0] * 6)
     assert 1.1 < widths[-1] < 1.5
 
 
 def test_without_any_history_the_usual_drift_of_weekly_sales_counts():
-    none = drift.likelihoods(panel_of_weeks(1, 0.1, 0.05))
+    none = widening.likelihoods(panel_of_weeks(1, 0.1, 0.05))
     assert none.is_empty()
-    assert 1 < drift.widths(none, 1, 0, HORIZON)[-1] < 1.6
+    assert 1 < widening.widths(none, 1, 0, HORIZON)[-1] < 1.6
 
 
 def test_without_a_backtest_the_skus_own_models_forecast_and_the_notes_say_so():
