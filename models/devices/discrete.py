@@ -237,9 +237,10 @@ def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> tuple[Floats, Flo
         drifts |= np.abs(x - values[:, j : j + 1]) <= step
     rarity = np.where(new, np.where(drifts, np.maximum(of_new, late), of_new), rarity)
     restless = p_of_changes(params)[rows, changes(x)]
-    p = np.where(absent, np.nan, np.minimum(np.minimum(rarity, persistence), restless))[:, first:]
+    least = np.minimum(rarity, persistence)
+    p = np.where(absent, np.nan, np.minimum(least, restless))[:, first:]
     flat, spread = (channels.CHANNELS.index(name) for name in ("flat", "spread"))
     cause = np.where(persistence < rarity, flat, 0)
-    cause = np.where(restless < np.minimum(rarity, persistence), spread, cause)
+    cause = np.where(restless < least, spread, cause)
     cause = np.where(absent, -1, cause).astype(np.int8)
     return np.sqrt(-2 * np.log(p)), p, cause[:, first:]

@@ -11,8 +11,8 @@ import polars as pl
 from models.sales import conformal, contest, ladder
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
 from models.sales.demand import to_log, whole_numbers
-from models.sales.model import CLUSTER, GROUPS, LARGEST_OFFSET, empty_keys, middle_of
-from models.sales.options import AUTO, Options
+from models.sales.model import CLUSTER, GROUPS, LARGEST_OFFSET, empty_keys
+from models.sales.options import AUTO, Options, middle_of
 from models.sales.panel import KEY
 from models.sales.raw_forecasts import TEXT, in_units, log_quantiles, only, with_units
 

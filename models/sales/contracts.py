@@ -99,19 +99,8 @@ class Weekly(Table):
 
         Text is neither a price nor a share of a week in stock. Raises `ContractError` with that option for whole weeks.
         """
-        if not options.get("week_ending") and raw["week"].dtype == pl.String:
-            week_ends = raw.filter(is_week_end(raw["week"]))["week"]
-            if week_ends.len():
-                raise ContractError(
-                    f"{self.name}: week is '{week_ends[0]}', the last day of a week. Expected first days. Add --week-ending."
-                )
-        if options.get("week_ending") and raw["week"].dtype == pl.String:
-            weeks = raw.filter(is_week(raw["week"]))["week"]
-            if weeks.len():
-                raise ContractError(
-                    f"{self.name}: week is '{weeks[0]}', which names a whole week. With --week-ending, expected the last "
-                    "day of each week. Leave --week-ending out, or ingest files with such days by themselves."
-                )
+        if raw["week"].dtype == pl.String:
+            _check_days(raw["week"], self.name, are_last=bool(options.get("week_ending")))
         result = super().accept(raw, options)
         no_numbers = [c for c in NUMBERS if result.good.schema.get(c) == pl.String]
         result = replace(result, good=result.good.drop(no_numbers), ignored=(*result.ignored, *no_numbers))
@@ -275,6 +264,21 @@ def _anchors(frame: pl.LazyFrame, origin: str) -> pl.DataFrame:
         .sort(["rows", "weekday"], descending=[True, False])
         .with_columns(pl.lit(origin).alias("origin"))
         .collect()
+    )
+
+
+def _check_days(weeks: pl.Series, table: str, *, are_last: bool) -> None:
+    """Raise `ContractError` for whole weeks where last days are expected, and for last days where first ones are."""
+    wrong = weeks.filter(is_week(weeks) if are_last else is_week_end(weeks))
+    if wrong.is_empty():
+        return
+    if are_last:
+        raise ContractError(
+            f"{table}: week is '{wrong[0]}', which names a whole week. With --week-ending, expected the last "
+            "day of each week. Leave --week-ending out, or ingest files with such days by themselves."
+        )
+    raise ContractError(
+        f"{table}: week is '{wrong[0]}', the last day of a week. Expected first days. Add --week-ending."
     )
 
 

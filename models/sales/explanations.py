@@ -30,9 +30,9 @@ from models.sales import contest, forecast_rows, pooled, regression, scoring, st
 from models.sales.categories import column_of
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
 from models.sales.demand import to_log
-from models.sales.model import Model, aligned, log_values, middle_of
+from models.sales.model import Model, aligned, log_values
 from models.sales.neighbours import PRICE, store_attributes
-from models.sales.options import Options, quantile_column
+from models.sales.options import Options, middle_of, quantile_column
 from models.sales.panel import KEY, OFFSET, Panel, known_covariates, mean
 from models.sales.promotions import FLAGGED, PRICE_OTHERS, with_prices_of_others
 from models.scenario import Context, Frames

@@ -44,7 +44,7 @@ import numpy as np
 import polars as pl
 
 from models.sales.ladder_profiles import DEMAND, OWN_WEEKS, by_demand, demand_of, plausible, rows_of
-from models.sales.options import quantile_column
+from models.sales.options import middle_of, quantile_column
 from models.sales.panel import KEY, OFFSET
 from models.sales.statistical import DEFAULT_VARIANCE
 
@@ -405,17 +405,17 @@ def _of_few_weeks(rows: pl.DataFrame, names: Sequence[str], quantiles: Sequence[
     The lowest of n values is the quantile 1 / (n + 1) and not yet 0.05, and their spread is itself uncertain: the t
     distribution has n - 1 degrees of freedom. A single value has the spread of `DEFAULT_VARIANCE`.
     """
+    n = rows["sku_weeks"].to_numpy().astype(float)
+    is_few = n + 1 < 1 / min(quantiles[0], 1 - quantiles[-1])
+    if not is_few.any():
+        return rows.select(names)
     from scipy.stats import norm, t
 
-    n = rows["sku_weeks"].to_numpy().astype(float)
-    low, middle, high = (
-        rows[names[at]].to_numpy() for at in (0, int(np.argmin(np.abs(np.array(quantiles) - 0.5))), -1)
-    )
+    low, middle, high = (rows[names[at]].to_numpy() for at in (0, middle_of(quantiles), -1))
     first, last = (
         norm.ppf(np.clip(np.floor(q * (n + 1) + 0.5), 1, n) / (n + 1)) for q in (quantiles[0], quantiles[-1])
     )
     scale = np.divide(high - low, last - first, out=np.zeros(len(n)), where=last > first)
-    is_few = n + 1 < 1 / min(quantiles[0], 1 - quantiles[-1])
     columns = []
     for name, q in zip(names, quantiles, strict=True):
         single = middle * np.exp(norm.ppf(q) * DEFAULT_VARIANCE**0.5)

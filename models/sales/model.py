@@ -11,7 +11,7 @@ import polars as pl
 from models.sales import categories, conformal, contest, pooled
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
 from models.sales.demand import from_log, to_log, whole_numbers
-from models.sales.options import quantile_column
+from models.sales.options import middle_of, quantile_column
 from models.sales.panel import KEY
 from models.scenario import File
 
@@ -237,11 +237,6 @@ def aligned(ensemble: pooled.Pooled, values: np.ndarray, names: Sequence[str]) -
         if name in at:
             columns[:, i] = values[:, at[name]]
     return columns
-
-
-def middle_of(quantiles: Sequence[float]) -> int:
-    """The index of the quantile nearest to the median."""
-    return int(np.argmin([abs(q - 0.5) for q in quantiles]))
 
 
 def ladder_level(columns: Sequence[str]) -> pl.Expr:

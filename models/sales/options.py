@@ -1,6 +1,6 @@
 """The options of the sales scenario, with their defaults."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, timedelta
 from typing import Any
@@ -105,6 +105,11 @@ class Options:
         """
         in_part = -(-self.horizon // self.origin_gap) - 1
         return [as_of - timedelta(weeks=self.origin_gap * (i + 1)) for i in range(self.origins + in_part)]
+
+
+def middle_of(quantiles: Sequence[float]) -> int:
+    """The index of the quantile nearest to the median."""
+    return min(range(len(quantiles)), key=lambda i: abs(quantiles[i] - 0.5))
 
 
 def quantile_column(q: float) -> str:

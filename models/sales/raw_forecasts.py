@@ -8,8 +8,8 @@ import polars as pl
 from models.sales import backtest, contest, ensembles, pooled
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
 from models.sales.demand import from_log, to_log
-from models.sales.model import log_values, middle_of, steps
-from models.sales.options import Options
+from models.sales.model import log_values, steps
+from models.sales.options import Options, middle_of
 from models.sales.panel import KEY
 from models.sales.preparation import FEATURE
 

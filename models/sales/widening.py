@@ -18,7 +18,8 @@ usually differ from it."""
 
 def likelihoods(panel: Panel) -> pl.DataFrame:
     """The log likelihood of each of `RATIOS`, `ratio<i>`, in the weeks of each SKU: the mean over its keys."""
-    series = to_log(panel.units, np.where(mean(panel.units) > 0, mean(panel.units), np.nan))
+    level = mean(panel.units)
+    series = to_log(panel.units, np.where(level > 0, level, np.nan))
     squares, deviance, weeks = innovations(series, np.zeros((len(series), 0)))
     n = np.maximum(weeks, 1)
     logs = -(n * np.log(np.maximum(squares[..., 0, 0], 1e-9) / n) + deviance) / 2

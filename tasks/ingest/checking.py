@@ -104,8 +104,9 @@ def _check(
             intake.ignored |= ignored
             left_out |= dict.fromkeys(_with_values(batch.raw.select(sorted(ignored))), batch.name) | left_out
     for file in source.files or ():
-        intake.bad.add(file.quarantined())
-        intake.read += file.quarantined().height
+        damage = file.quarantined()
+        intake.bad.add(damage)
+        intake.read += damage.height
     if intake.read == 0 and source.files is None and not table.may_be_empty:
         raise SourceError(
             f"{request.sources[table.name]}: there is a header but no rows. Expected at least one."

@@ -321,11 +321,11 @@ def _files(uri: str) -> list[str]:
     """The files at a path, folder or glob. Raises `SourceError` if there are none."""
     files = _remote_files(uri) if is_remote(uri) else _local_files(uri)
     if not files:
-        others = [path.suffix for path in Path(uri).expanduser().rglob("*") if path.is_file()]
-        if others:
+        other = next((path.suffix for path in Path(uri).expanduser().rglob("*") if path.is_file()), None)
+        if other is not None:
             raise SourceError(
                 f"{uri}: this folder has no files that end in {', '.join(SUFFIXES)}. Read other files with a glob, such as "
-                f"'{uri.rstrip('/')}/*{others[0]}'."
+                f"'{uri.rstrip('/')}/*{other}'."
             )
         raise SourceError(
             f"{uri}: no such file, and no folder or glob with files that end in {', '.join(SUFFIXES)}. "
