@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from models.contracts import FLAGS, ROW, AcceptResult
+from models.contracts import FLAGS, ROW, RULE, AcceptResult
 from models.errors import ContractError
 from models.machines.chains import first_of_chains
 from models.machines.cleaning import tidy_rows, words
@@ -121,7 +121,8 @@ class EventsTable(MachinesTable):
 
 @dataclass(frozen=True)
 class FailuresTable(EventsTable):
-    """Failures: a row for each failure, not a flag for each reading."""
+    """Failures: a row for each failure, not a flag for each reading. Preventive work, as a column for the type of work or
+    the component itself says, is no failure."""
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """Raises `ContractError` if the component is a flag, mostly 0."""
@@ -133,7 +134,9 @@ class FailuresTable(EventsTable):
                 f"component is 0 in {zeros:,} of {names.len():,} rows, so it is a flag. Expected a row for each "
                 "failure. Keep only the rows in which it is 1, and name the failed component with --column component==NAME."
             )
-        return super().accept(raw, options)
+        preventive = raw.filter(_is_preventive(raw)).select(ROW, pl.lit(_PREVENTIVE).alias(RULE))
+        result = super().accept(raw.join(preventive, on=ROW, how="anti", maintain_order="left"), options)
+        return dataclasses.replace(result, bad=pl.concat([result.bad, preventive]))
 
     def notes(
         self, frame: pl.DataFrame, stored_tables: Frames, options: Mapping[str, Any]
@@ -219,6 +222,23 @@ def _counts(numbers: pl.Series) -> bool:
 _FIRST_DAY, _LAST_DAY, _FIRST_DATE = 20_000, 60_000, 10_000_000
 """Days in Excel's count of the years 1954 and 2064; dates without separators, such as 20240129, are above all."""
 
+
+def _is_preventive(raw: pl.DataFrame) -> pl.Expr:
+    """Whether rows are preventive work, such as a work order of the type PM."""
+    types = [c for c in raw.columns if c == "component" or re.search(_TYPE, c)]
+    return pl.any_horizontal(
+        pl.col(types).cast(pl.String).str.strip_chars().str.contains(_PREVENTIVE_WORK).fill_null(False)
+    )
+
+
+_PREVENTIVE = "preventive_work"
+_TYPE = r"(?i)type|class|categ|kind|activity|(work|auftrags)_?art"
+_PREVENTIVE_WORK = (
+    r"(?i)^(pm|ppm|pdm|(planned |scheduled )?(preventive|preventative|predictive|routine|inspection|calibration)"
+    r"( maintenance| work)?|(planned|scheduled|periodic) (maintenance|service)|wartung|vorbeugend\w*|inspektion|"
+    r"préventif|préventive|preventivo|preventiva)$"
+)
+"""Matches the names of columns for the type of work, and the types that are no repair, as in maintenance systems."""
 _REGULAR = 0.25
 _SHOWN, _FEW = 5, 3
 _ALIKE = 1.1
@@ -261,6 +281,10 @@ TABLES: dict[str, Table] = {
         may_be_empty=True,
         shard_by=_BY_MACHINE,
         aliases={**_EVENT, "component": "failure"},
+        harmless=(_PREVENTIVE,),
+        advice={
+            _PREVENTIVE: "Preventive work is no failure. Replacements of components belong in --maintenance."
+        },
     ),
     "machines": AttributesTable(
         "machines",

@@ -66,6 +66,21 @@ def test_a_flag_beside_each_reading_is_no_component(zero):
     )
 
 
+@pytest.mark.parametrize(
+    ("column", "planned", "repair"),
+    [
+        ("WORKTYPE", "PM", "CM"),
+        ("Maintenance Type", "preventive maintenance ", "PM01"),
+        ("component", "Inspection", "belt"),
+    ],
+)
+def test_preventive_work_is_no_failure(column, planned, repair):
+    rows = pl.DataFrame({"machine_id": ["d"] * 3, "time": [START] * 3, "component": ["a", "b", "c"]})
+    work = rows.with_columns(pl.Series(column, [repair, planned, "other"]))
+    assert accepted("failures", work).bad.rows() == [(2, "preventive_work")]
+    assert accepted("maintenance", work).bad.is_empty()
+
+
 def test_simulated_tables_keep_their_contracts(fleet):
     for name, table in TABLES.items():
         result = accepted(name, fleet[name])
