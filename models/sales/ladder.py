@@ -40,18 +40,16 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from models.sales.ladder_profiles import DEMAND, OWN_WEEKS, by_demand, demand_of, plausible, rows_of
-from models.sales.options import middle_of, quantile_column
-from models.sales.panel import KEY, OFFSET
-from models.sales.statistical import DEFAULT_VARIANCE
+from models.sales.ladder_quantiles import looked_up, of_late_pairs, of_sku, sized, uplifts, with_others
+from models.sales.options import quantile_column
+from models.sales.panel import KEY
+from models.sales.short_history import scaled_to_own
 
 RECENT_WEEKS = 52
 STOPPED_WEEKS = 26
-LEVEL_PRIOR, SHAPE_PRIOR = 4.0, 16.0
-"""Number of an SKU's weeks that have the same weight as the other SKUs, for its level and for its spread."""
 
 RUNGS = (
     "stopped",
@@ -98,19 +96,19 @@ def answer(
     own = own.join(usual, on=KEY).with_columns(demand_of(pl.col("usual_price")))
     targets = _targets(keys, plan, flags, as_of, horizon, usual)
     rows = targets.join(_rungs(keys, own, targets, book, as_of), on=KEY)
-    rows = rows.join(_uplifts(rows, book), on=["sku", "demand"])
+    rows = rows.join(uplifts(rows, book), on=["sku", "demand"])
 
     def of(*rungs: str) -> pl.DataFrame:
         return rows.filter(pl.col("rung").is_in(rungs))
 
     answers = [
         of("stopped").with_columns(pl.lit(0.0).alias(name) for name in names),
-        _looked_up(of("own_history"), by_demand(own, KEY, quantiles), KEY, names),
-        _scaled_to_own(of("short_history"), own, book, names, quantiles),
-        _sized(_of_late_pairs(of("late_start"), book, names), book, names),
-        _with_others(_of_sku(of("sku_profile"), book, names, quantiles), book, names),
-        _looked_up(of("store_profile"), book["ladder_store"], ["store"], names),
-        _looked_up(of("everything"), book["ladder_all"], [], names),
+        looked_up(of("own_history"), by_demand(own, KEY, quantiles), KEY, names),
+        scaled_to_own(of("short_history"), own, book, names, quantiles),
+        sized(of_late_pairs(of("late_start"), book, names), book, names),
+        with_others(of_sku(of("sku_profile"), book, names, quantiles), book, names),
+        looked_up(of("store_profile"), book["ladder_store"], ["store"], names),
+        looked_up(of("everything"), book["ladder_all"], [], names),
     ]
     columns = [*KEY, "week", "step", *names, "rung", "reason"]
     return _valid(pl.concat(part.select(columns) for part in answers), names).sort(*KEY, "week")
@@ -215,238 +213,6 @@ def _rungs(
         rung = pl.when(applies).then(pl.lit(name)).otherwise(rung)
         reason = pl.when(applies).then(why).otherwise(reason)
     return facts.select(*KEY, is_late.fill_null(value=False).alias("is_late"), rung=rung, reason=reason)
-
-
-def _uplifts(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """Sales in weeks of a demand relative to all weeks: of the SKU, else of everything, else 1."""
-    enough = pl.col("rows") >= OWN_WEEKS
-
-    def relative(table: pl.DataFrame, by: Sequence[str], name: str) -> pl.DataFrame:
-        overall = pl.col("mean").filter(demand="any").first()
-        overall = overall.over(by) if by else overall
-        ratio = pl.when(enough & (overall > 0)).then(pl.col("mean") / overall)
-        return table.select(*by, "demand", ratio.alias(name))
-
-    pairs = rows.select("sku", "demand").unique()
-    pairs = pairs.join(relative(book["ladder_sku"], ["sku"], "of_sku"), on=["sku", "demand"], how="left")
-    pairs = pairs.join(relative(book["ladder_all"], [], "of_all"), on="demand", how="left")
-    return pairs.select("sku", "demand", uplift=pl.coalesce("of_sku", "of_all", 1.0))
-
-
-def _looked_up(
-    rows: pl.DataFrame, table: pl.DataFrame, by: Sequence[str], names: Sequence[str]
-) -> pl.DataFrame:
-    """`rows`, in order, with the values `names` of `table` for their demand, or those of all weeks times the uplift."""
-    same = table.filter(pl.col("rows") >= OWN_WEEKS).select(*by, "demand", *names)
-    rows = rows.join(same, on=[*by, "demand"], how="left", maintain_order="left")
-    overall = table.filter(demand="any").select(*by, *(pl.col(name).alias(f"any_{name}") for name in names))
-    if not by and overall.is_empty():
-        overall = overall.clear(1)
-    rows = (
-        rows.join(overall, on=by, how="left", maintain_order="left")
-        if by
-        else rows.join(overall, how="cross")
-    )
-
-    def lifted(value: pl.Expr) -> pl.Expr:
-        times = value * pl.col("uplift")
-        return pl.when(value == value.round()).then(times.round()).otherwise(times)
-
-    values = [pl.coalesce(name, lifted(pl.col(f"any_{name}"))).alias(name) for name in names]
-    return rows.with_columns(values).drop(f"any_{name}" for name in names)
-
-
-def _of_late_pairs(
-    rows: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Sequence[str]
-) -> pl.DataFrame:
-    """`rows` with the quantiles of the share of late pairs, times the SKU's mean in weeks of their demand."""
-    rows = _looked_up(rows, book["ladder_sku"], ["sku"], ["mean"])
-    rows = rows.join(book["ladder_late"].select(names), how="cross")
-    return rows.with_columns(pl.col(name) * pl.col("mean") for name in names)
-
-
-def _sized(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Sequence[str]) -> pl.DataFrame:
-    """`rows` with the values `names` times the size of their store; 1 if the store is unknown."""
-    size = book["ladder_store"].filter(demand="any").select("store", "size")
-    table = rows.join(size, on="store", how="left")
-    return table.with_columns(pl.col(name) * pl.col("size").fill_null(1.0) for name in names).drop("size")
-
-
-def _of_sku(
-    rows: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Sequence[str], quantiles: Sequence[float]
-) -> pl.DataFrame:
-    """`rows` with the SKU's quantiles `names`, times the size of the store.
-
-    If that is unknown, stores differ from their median by a factor that does not depend on the SKU: the squares of the
-    logarithms of both spreads add up.
-    """
-    rows = _looked_up(rows, book["ladder_sku"], ["sku"], names)
-    sizes = book["ladder_store"].filter(demand="any").select("store", "size")
-    middle = pl.col(names[min(range(len(names)), key=lambda at: abs(quantiles[at] - 0.5))])
-    is_unknown = ~pl.col("store").is_in(sizes["store"].implode()) & (middle > 0)
-    median = sizes.select(pl.col("size").median()).item() or 1.0
-    differences = sizes.select((pl.col("size").quantile(q) / median).log().alias(str(q)) for q in quantiles)
-    wider = []
-    for name, difference in zip(names, differences.row(0), strict=True):
-        spread = ((pl.col(name) / middle + OFFSET) / (1 + OFFSET)).log()
-        spread = spread.sign() * (spread**2 + (difference or 0.0) ** 2).sqrt()
-        value = middle * median * ((1 + OFFSET) * spread.exp() - OFFSET)
-        wider.append(pl.when(is_unknown).then(value).otherwise(name).alias(name))
-    return _sized(rows.with_columns(wider), book, names)
-
-
-def _with_others(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Sequence[str]) -> pl.DataFrame:
-    """`rows` with an SKU's quantiles `names` mixed with those of all SKUs of its store; of all stores if it is unknown.
-
-    An SKU that few stores have sold, or that has just begun, may turn out to be any SKU. The weeks of the SKU in all
-    stores count as `LEVEL_PRIOR` weeks of the others for the level, the mean over the quantiles, and as `SHAPE_PRIOR`
-    weeks for the quantiles relative to it. Both are means of logarithms.
-    """
-    others = [f"others_{name}" for name in names]
-    keys = rows.select(*KEY, "week", "demand", "uplift")
-    of_store = _looked_up(keys, book["ladder_store"], ["store"], names)
-    of_all = _looked_up(keys, book["ladder_all"], [], names)
-    values = [pl.coalesce(of_store[n], of_all[n], 0.0).alias(o) for n, o in zip(names, others, strict=True)]
-    rows = rows.join(_weeks_of_skus(book), on="sku", how="left", maintain_order="left").with_columns(values)
-    n, other_level = pl.col("sku_weeks"), pl.mean_horizontal(others)
-    level = pl.max_horizontal(pl.mean_horizontal(names), OFFSET * other_level / (n + 1))
-    mean_level = ((n * level.log() + LEVEL_PRIOR * other_level.log()) / (n + LEVEL_PRIOR)).exp()
-    mixtures = [
-        mean_level * _mixed(pl.col(name) / level, pl.col(other) / other_level)
-        for name, other in zip(names, others, strict=True)
-    ]
-    return rows.with_columns(
-        pl.when(other_level > 0).then(value).otherwise(name).alias(name)
-        for name, value in zip(names, mixtures, strict=True)
-    )
-
-
-def _weeks_of_skus(book: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """sku and `sku_weeks`, its weeks in all stores."""
-    return book["ladder_sku"].filter(demand="any").select("sku", sku_weeks="rows")
-
-
-def _mixed(own: pl.Expr, other: pl.Expr) -> pl.Expr:
-    """Mean on the log scale of two quantiles relative to their levels, as many weeks as the SKU has to `SHAPE_PRIOR`."""
-    n = pl.col("sku_weeks")
-
-    def mean(own: pl.Expr, other: pl.Expr) -> pl.Expr:
-        logs = n * (own + OFFSET).log() + SHAPE_PRIOR * (other + OFFSET).log()
-        return (logs / (n + SHAPE_PRIOR)).exp()
-
-    return mean(own, other) - mean(pl.lit(0.0), pl.lit(0.0))
-
-
-def _scaled_to_own(
-    rows: pl.DataFrame,
-    own: pl.DataFrame,
-    book: Mapping[str, pl.DataFrame],
-    names: Sequence[str],
-    quantiles: Sequence[float],
-) -> pl.DataFrame:
-    """The SKU's quantiles around a key's own level.
-
-    For a key with n weeks that sold `own` when its SKU and store led to expect `expected`, the level is
-    the expected one times `(own + p) / (expected + p)`, where `p` are the expected sales of the SKU's prior weeks, times
-    the key's share of the expected sales if that is less than 1: around a low level, weeks vary less. Its quantiles are
-    the mean of two, weighted n to the prior weeks: the level times the spread of a single key around its mean, and the
-    SKU's profile, which also has the spread between keys. The first weeks of a pair may be its launch: with the chance
-    1 / (n + 2), that of something that has not occurred in n weeks (Laplace's rule of succession), it will sell like any
-    pair of the SKU, or like any pair that began late. The outer quantiles are those of a mixture with these, at least.
-    """
-    own_weeks = own.join(rows.select(KEY).unique(), on=KEY, how="semi")
-    own_weeks = own_weeks.join(_uplifts(own_weeks, book), on=["sku", "demand"])
-    own_weeks = _sized(_looked_up(own_weeks, book["ladder_sku"], ["sku"], ["mean"]), book, ["mean"])
-    level = own_weeks.group_by(KEY).agg(
-        weeks=pl.len(), own=pl.col("units").sort().sum(), expected=pl.col("mean").sort().sum()
-    )
-    level = level.join(book["ladder_sku"].filter(demand="any").select("sku", "mean", "prior_weeks"), on="sku")
-    share = ((pl.col("own") + 1) / (pl.col("expected") + 1)).clip(upper_bound=1.0)
-    prior = share * pl.col("prior_weeks") * pl.col("expected") / pl.col("weeks")
-    factor = ((pl.col("own") + prior) / (pl.col("expected") + prior)).fill_nan(1.0)
-    trust = pl.col("weeks") / (pl.col("weeks") + pl.col("prior_weeks"))
-    level = level.select(*KEY, "mean", "weeks", factor=factor, trust=trust)
-
-    shapes = [f"shape_{name}" for name in names]
-    of_all = _looked_up(rows, book["ladder_all"], [], shapes)
-    rows = rows.with_columns(of_all[shape].alias(f"all_{shape}") for shape in shapes)
-    rows = _looked_up(rows, book["ladder_sku"], ["sku"], [*names, *shapes]).join(level, on=KEY)
-    rows = rows.join(_weeks_of_skus(book), on="sku")
-    rows = _sized(rows, book, [*names, "mean"])
-
-    mean, late = pl.col("mean"), book["ladder_late"]
-    usual = {name: pl.col(f"all_shape_{name}") for name in names}
-    alone = _of_few_weeks(rows, names, quantiles)
-    rows = rows.with_columns(
-        pl.coalesce(mean * _mixed(pl.col(name) / mean, usual[name]), alone[name]).alias(name)
-        for name in names
-    )
-    shares = late.row(0, named=True) if late.height else dict.fromkeys(names, 1.0)
-    pairs = [f"pair_{name}" for name in names]
-    rows = rows.with_columns(
-        pl.when("is_late").then(mean * shares[name]).otherwise(name).alias(pair)
-        for name, pair in zip(names, pairs, strict=True)
-    )
-
-    def blend(name: str) -> pl.Expr:
-        own_shape = pl.coalesce(f"shape_{name}", usual[name])
-        steady = pl.coalesce(mean * _mixed(own_shape, usual[name]), name)
-        return pl.col("factor") * (pl.col("trust") * steady + (1 - pl.col("trust")) * pl.col(name))
-
-    return rows.with_columns(
-        _or_usual(blend(name), q, pairs, quantiles).alias(name)
-        for name, q in zip(names, quantiles, strict=True)
-    )
-
-
-def _of_few_weeks(rows: pl.DataFrame, names: Sequence[str], quantiles: Sequence[float]) -> pl.DataFrame:
-    """The columns `names`, order statistics of `sku_weeks` values, at the quantiles of a t distribution if these are few.
-
-    The lowest of n values is the quantile 1 / (n + 1) and not yet 0.05, and their spread is itself uncertain: the t
-    distribution has n - 1 degrees of freedom. A single value has the spread of `DEFAULT_VARIANCE`.
-    """
-    n = rows["sku_weeks"].to_numpy().astype(float)
-    is_few = n + 1 < 1 / min(quantiles[0], 1 - quantiles[-1])
-    if not is_few.any():
-        return rows.select(names)
-    from scipy.stats import norm, t
-
-    low, middle, high = (rows[names[at]].to_numpy() for at in (0, middle_of(quantiles), -1))
-    first, last = (
-        norm.ppf(np.clip(np.floor(q * (n + 1) + 0.5), 1, n) / (n + 1)) for q in (quantiles[0], quantiles[-1])
-    )
-    scale = np.divide(high - low, last - first, out=np.zeros(len(n)), where=last > first)
-    columns = []
-    for name, q in zip(names, quantiles, strict=True):
-        single = middle * np.exp(norm.ppf(q) * DEFAULT_VARIANCE**0.5)
-        few = np.where(n > 1, middle + t.ppf(q, np.maximum(n - 1, 1)) * scale, single)
-        columns.append(pl.Series(name, np.where(is_few, few, rows[name].to_numpy())))
-    return pl.DataFrame(columns)
-
-
-def _or_usual(own: pl.Expr, q: float, names: Sequence[str], quantiles: Sequence[float]) -> pl.Expr:
-    """The quantile `q` of a key with `weeks`, `own`, as far from the median as that of the usual pair at least requires.
-
-    If a pair is usual with a chance c, its sales are above x with at least c times the probability that those of a usual
-    pair are. `names` are the columns of the usual quantiles.
-    """
-    is_upper, tail = q > 0.5, min(q, 1 - q)
-    value = own
-    for weeks in range(1, OWN_WEEKS):
-        usual_tail = tail * (weeks + 2)
-        if usual_tail < 0.5:
-            usual = _at(1 - usual_tail if is_upper else usual_tail, names, quantiles)
-            farther = pl.max_horizontal(own, usual) if is_upper else pl.min_horizontal(own, usual)
-            value = pl.when(pl.col("weeks") == weeks).then(farther).otherwise(value)
-    return value
-
-
-def _at(level: float, names: Sequence[str], quantiles: Sequence[float]) -> pl.Expr:
-    """The quantile at `level`, on the line between its neighbours in `names`."""
-    weights = [np.interp(level, quantiles, unit) for unit in np.eye(len(names))]
-    return pl.sum_horizontal(
-        weight * pl.col(name) for weight, name in zip(weights, names, strict=True) if weight
-    )
 
 
 def _valid(rows: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
