@@ -40,8 +40,8 @@ _ABOUT = {
     "decimals": "Decimal mark, for files in which 1.234 could mean 1234: comma or point. Default: as the file shows.",
     "duplicates": "What to do with differing rows, of one file or several, with the same key and time: add (amounts such as"
     " units; other numbers are averaged), average, last or refuse. Default: refuse. Identical rows count once.",
-    "wide": "Read files with a column per week (sales) or per sensor (devices; a file without a device column belongs"
-    " to the device that it is named after).",
+    "wide": "Read files with a column per week (sales; or per SKU with --column sku=*) or per sensor (devices; a file"
+    " without a device column belongs to the device that it is named after).",
     "layout": "Product whose layout the files have, such as nixtla, amazon-forecast, m5, metrics-advisor or influxdb;"
     " an unknown name lists the layouts of the scenario. It can be combined with --column.",
     "query": "SQL query for a source that is a database without #TABLE: postgresql://, mssql+pyodbc://, sqlite://.",

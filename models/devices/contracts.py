@@ -4,7 +4,6 @@ Raw readings are never stored as such: the good ones are aggregated to intervals
 `models.devices.aggregation`), the others go to quarantine with the rule that they broke.
 """
 
-import re
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from zoneinfo import available_timezones
@@ -13,6 +12,7 @@ import polars as pl
 
 from models.contracts import FLAGS, ODD_NAMES, is_unknown
 from models.devices import words
+from models.devices.quality import bad_quality
 from models.errors import ContractError
 from models.schemas import dy
 from models.times import TIME as TIME
@@ -26,8 +26,6 @@ ANY_DEVICE = "*"
 """The device of a kind that is set for a tag of all devices."""
 
 RAW_COLUMNS = ("device", "tag", "time", "value")
-_QUALITY, _BAD = r"(?i)_?\w*quality|status[ _]?(code)?", r"^(?i:bad)(?:$|[^a-z])"
-"""The names of columns that say whether a reading is good, as OPC servers and historians do, and what they say if not."""
 
 
 class Readings(dy.Schema):
@@ -140,7 +138,7 @@ def check_raw(
     Columns `device`, `tag`, `time`, `value` of any type; others are passed on. The resulting `time` is in
     UTC: a time without an offset is in `timezone`; `dates` says whether the day or the month comes first, if the
     values do not show it. A bad row names the first of these rules that it
-    breaks: `quality_bad` (as a column such as quality or StatusCode says), `device_missing`,
+    breaks: `quality_bad` (see `models.devices.quality`), `device_missing`,
     `tag_missing`, `control_characters`, `digits_lost` (a name such as
     4.01E+12), `no_name` (such as nan), `tag_reserved`, `time_missing`, `time_unparsable` (also: an hour that `timezone` has
     twice or not at all), `time_in_future` (more than `tolerance` after `now`), `time_far_from_others`, `value_missing`,
@@ -254,10 +252,8 @@ def _broken_rule(raw: pl.DataFrame, latest: datetime, far: pl.Series, texts: pl.
         has_value &= raw["value"].str.strip_chars() != ""
         unknown = is_unknown(raw["value"])
     time, value = pl.col("time"), pl.col("value")
-    qualities = [c for c in raw.columns if re.fullmatch(_QUALITY, c) and raw[c].dtype == pl.String]
-    is_bad = raw.select(pl.any_horizontal(pl.lit(False), pl.col(qualities).str.contains(_BAD))).to_series()
     rules = {
-        "quality_bad": pl.lit(is_bad),
+        "quality_bad": pl.lit(bad_quality(raw)),
         "device_missing": pl.col("device").fill_null("") == "",
         "tag_missing": pl.col("tag").fill_null("") == "",
         **{name: pl.any_horizontal(pl.col(*KEY).str.contains(odd)) for name, odd in ODD_NAMES.items()},

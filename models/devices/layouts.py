@@ -1,5 +1,6 @@
 """How the files of other products hold readings: retired services of Azure and Amazon, IoT Hub, InfluxDB, Home Assistant."""
 
+import re
 from collections.abc import Sequence
 
 import polars as pl
@@ -11,6 +12,11 @@ from models.layouts import TIMES, Layout, LayoutRequest, SourceFile, time_and_ot
 _VALUES = ("value", "metric_value")
 _POINT = (*TIMES, *_VALUES)
 _RANGE = ("start", "end")
+LABELS = (
+    r"(?i)(is_?)?(anomal(y|ous)|outlier|attack|label|normal/attack|change_?point|ground_?truth)(_?label)?"
+)
+"""Matches the names of columns that say which rows of a wide file are anomalous."""
+_NORMAL, _FAULTY = ("0", "0.0", "false", "no", "n", "normal", "ok", "good"), ("1", "1.0", "true", "yes", "y")
 _NO_STATE = ("unavailable", "unknown", "none", "")
 
 
@@ -67,6 +73,60 @@ def _label_ranges(files: Sequence[SourceFile], request: LayoutRequest) -> list[S
         )
         for p in ranges
     ]
+
+
+def _labelled(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
+    """A column per sensor, and one that says which rows are anomalous: the readings without it; as labels, its ranges.
+
+    The device is a column, or the name of the file. A fault ends at the next row that is normal.
+    """
+    result = []
+    for file in files:
+        time, others = time_and_others(file, request)
+        flags = [c for c in others if re.fullmatch(LABELS, c)]
+        device = next((c for c in (request.mapping.get("device"), "device") if c in others), None)
+        frame = file.frame.with_columns(device=pl.col(device) if device else pl.lit(file.stem))
+        if request.table == "labels":
+            if not flags:
+                raise ContractError(
+                    f"{file.name}: no column says which rows are anomalous. Found: {', '.join(others)}. Expected one such "
+                    "as anomaly or label."
+                )
+            ranges = _ranges(
+                frame.select("device", time, pl.col(flags[0]).cast(pl.String)).collect(), file.name
+            )
+            result.append(SourceFile(file.name, ranges.lazy()))
+        else:
+            sensors = [c for c in others if c not in (*flags, device)]
+            result.append(
+                SourceFile(file.name, _long(SourceFile(file.name, frame), time, sensors, ["device"]))
+            )
+    return result
+
+
+def _ranges(rows: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Each run of anomalous `rows` of a device as a fault, from its first row to the first one after it or, at the end
+    of the rows, to its last. The columns are the device, the time and a flag or word.
+
+    Raises `ContractError` for numbers other than 0 and 1.
+    """
+    _, time, flag = rows.columns
+    word = pl.col(flag).str.strip_chars().str.to_lowercase().fill_null("0")
+    numbers = rows.filter(word.cast(pl.Float64, strict=False).is_in([0.0, 1.0]).not_())
+    if numbers.height:
+        raise ContractError(
+            f"{name}: '{flag}' is {numbers[flag][0]}. Expected 0 or 1, or words such as normal and attack."
+        )
+    fault = pl.when(word.is_in(_FAULTY)).then(pl.lit("anomaly")).when(~word.is_in(_NORMAL)).then(word)
+    runs = rows.with_columns(
+        fault=fault, start=time, end=pl.coalesce(pl.col(time).shift(-1).over("device"), time)
+    ).with_columns(run=pl.col("fault").rle_id().over("device"))
+    ranges = runs.drop_nulls("fault").group_by("device", "fault", "run", maintain_order=True)
+    return (
+        ranges.agg(pl.col("start").first(), pl.col("end").last())
+        .filter(pl.col("start") != pl.col("end"))
+        .drop("run")
+    )
 
 
 def _dimensions(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
@@ -192,6 +252,12 @@ LAYOUTS = {
         "Azure IoT Hub: routed messages in Avro or JSON lines; the hub names the device, and each number in a body "
         "is a tag",
         {"device": ("SystemProperties.connectionDeviceId",)},
+    ),
+    "labelled": Layout(
+        "A column per sensor, and one such as anomaly or label that says which rows are anomalous: it is left out of the "
+        "readings; the same files as --labels give the faults; the file's name is the device if no column is",
+        arrange=_labelled,
+        names=TIMES,
     ),
     "influxdb": Layout(
         "InfluxDB: annotated CSV, pivoted or not, and line protocol; the values of its tags name the device, and "

@@ -22,6 +22,7 @@ from models.devices.contracts import (
     Verdicts,
     check_raw,
 )
+from models.devices.layouts import LABELS
 from models.errors import ContractError
 from models.scenario import Table
 from models.times import TIME, days
@@ -210,6 +211,7 @@ TABLES: dict[str, Table] = {
         rows_at_a_time=2_000_000,
         harmless=("duplicate", "tag_of_words", "value_unknown", "quality_bad"),
         wide=("tag", "value"),
+        labels=LABELS,
         advice={
             "value_not_a_number": "A unit, such as in 20 bar, is ignored if all values of the column have it. Remove "
             "units that differ, and put each into the name of its tag.",

@@ -64,6 +64,8 @@ class Table:
     """Columns that are summed when rows with the same unique columns are added up."""
     wide: tuple[str, str] | None = None
     """The columns that receive the names and the cells of the many columns of a wide file."""
+    labels: str = ""
+    """Matches the names of columns of a wide file that hold what is to be found, such as the anomalies."""
     optional: tuple[str, ...] = ()
     """Columns of the schema that a source may lack."""
 

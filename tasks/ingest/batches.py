@@ -16,7 +16,7 @@ from tasks.ingest.layouts import laid_out, layout_of, of_messages
 from tasks.ingest.quarantine import held
 from tasks.ingest.sources import Source, SourceError, of_table, read, rename, renaming, with_mapped
 from tasks.ingest.sql import is_sql, read_sql
-from tasks.ingest.wide import as_long
+from tasks.ingest.wide import EACH, as_long
 from tasks.storage.store import Store
 
 _EARLIER = "earlier files"
@@ -83,16 +83,15 @@ def rows_of(
 
 
 def _advice(scenario: Scenario, table: Table, columns: Collection[str]) -> str:
-    """Further advice for a file without the table's columns: the layouts that it fits, and `--wide` for sensors."""
+    """Further advice for a file without the table's columns: the layouts that it fits, and `--wide`."""
     names = [f"--layout {name}" for name, layout in scenario.layouts.items() if layout.fits([*columns])]
     text = f"\nOr read such files with {' or '.join(names)}." if names else ""
-    if (
-        not names
-        and table.wide
-        and table.rows_at_a_time
-        and not {*table.wide} & {c.casefold() for c in columns}
-    ):
-        text += "\nIf it has a column per sensor, map only the others, and add --wide."
+    if not names and table.wide and table.wide[1] not in (present := {c.casefold() for c in columns}):
+        if table.rows_at_a_time is None:
+            ways = " or ".join(f"--column '{column}={EACH}'" for column in scenario.key)
+            text += f"\nIf it has a column per {' or '.join(scenario.key)}, map only the others, and add --wide {ways}."
+        elif table.wide[0] not in present:
+            text += "\nIf it has a column per sensor, map only the others, and add --wide."
     return text
 
 

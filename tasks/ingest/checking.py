@@ -15,6 +15,7 @@ from tasks.ingest.alike import SUM, alike, sums
 from tasks.ingest.batches import Batch, Request, SourceRows, rows_of
 from tasks.ingest.quarantine import as_bad, by_rule
 from tasks.ingest.sources import SourceError
+from tasks.ingest.wide import EACH
 from tasks.storage.staging import Staged
 from tasks.storage.upsert import groups_of_shards
 
@@ -307,7 +308,7 @@ def refuse_unused(mapping: Mapping[str, str], intakes: Mapping[str, Intake]) -> 
         table, dot, _ = column.partition(".")
         of = [intakes[table]] if dot and table in intakes else intakes.values()
         available = sorted({name for c in of for name in c.source.columns})
-        if source not in available:
+        if source not in (*available, EACH):
             raise SourceError(
                 f"--column {column}={source}: no source has a column '{source}'. Found: {', '.join(available)}."
             )

@@ -1,7 +1,8 @@
-"""Wide files: a column per week or per sensor, read as a row per week or reading."""
+"""Wide files: a column per week, sensor, SKU or store, read as a row for each."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -13,10 +14,29 @@ from tasks.ingest.alike import SUM
 from tasks.ingest.sources import Source, SourceError, renaming
 from tasks.ingest.text import WEEK
 
+EACH = "*"
+"""`--column sku=*`: each column of a wide file is of the SKU that it is named after."""
 _FEWEST = 2
 _FIRST = 10_000
 """The number of rows that show what the columns of a wide file of sensors are."""
 _MOST_REPEATS = 0.05
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The shape of a wide file: the names of its `columns` belong to the table's column `names`, their cells to `values`.
+
+    `gaps` are the other required columns that the file lacks, of which its own name gives those in `of_file`. `qualities`
+    are the columns that say whether the readings of a column are good.
+    """
+
+    names: str
+    values: str
+    what: str
+    columns: Sequence[str]
+    gaps: Sequence[str]
+    of_file: Collection[str] = ()
+    qualities: Mapping[str, str] = field(default_factory=dict)
 
 
 def as_long(
@@ -25,7 +45,8 @@ def as_long(
     """`source`, or for a wide file its rows with one column for the names of its columns and one for their values.
 
     A file is wide if it lacks the two columns of `Table.wide` and has others in their place: those named after dates if
-    the names are dates, otherwise all that are not mapped. Empty cells give no row, nor do words such as NA among numbers.
+    the names are dates, otherwise all that are not mapped. A column mapped from `EACH` takes the names in place of the
+    first of the two. Empty cells give no row, nor do words such as NA among numbers.
     A wide file of sensors without a device belongs to the device that it is named after. A column of totals is left out.
     Each row at the end that lacks a key, such as one of totals, stays one row. Raises `SourceError` for a wide file without
     `wide`, for one whose weeks have no year, and for one of a table that may have columns of several meanings.
@@ -34,68 +55,116 @@ def as_long(
     if table.wide is None:
         _refuse_dates(source, table, {*renames, *source.columns}, order)
         return source
-    names, values = table.wide
-    is_dated = table.schema.columns()[names].dtype == pl.Date
-    table_columns = {*renames.values(), *table.required_columns}
-    if {names, values} & {*renames, *source.columns}:
+    shape = _shape(source, table, mapping, renames, order)
+    if shape is None or len(shape.columns) < (1 if wide else _FEWEST):
         return source
-    value_columns = [
-        column
-        for column, dtype in source.frame.collect_schema().items()
-        if column not in table_columns and not dtype.is_nested()
+    _refuse_unclear(source, table, shape, wide=wide)
+    if shape.of_file:
+        _refuse_repeats(source, renames.get("time", "time"))
+    keys = [renames.get(c, c) for c in table.required_columns if c not in (shape.names, shape.values)]
+    frame = without_unknown(source.frame, shape.columns)
+    index = [
+        c
+        for c in source.columns
+        if c not in (*shape.columns, *shape.qualities.values()) and not re.match(SUM, c)
     ]
-    first = source.frame.head(0 if is_dated else _FIRST).with_row_index(ROW, offset=1).collect()
-    if is_dated:
-        value_columns = _dates(source.name, value_columns, order)
+    if table.rows_at_a_time is None:
+        lacks = pl.any_horizontal(pl.col(keys).is_null())
+        is_footer = lacks.reverse().cum_min().reverse()
+        cells = _cells(frame.filter(~is_footer), shape, index)
+        cells = pl.concat([cells, frame.filter(is_footer).select(index)], how="diagonal")
     else:
-        value_columns = [column for column in value_columns if not is_row_number(first, column)]
-    gaps = [
-        c for c in table.required_columns if c not in (names, values) and c not in {*renames, *source.columns}
+        cells = _cells(frame, shape, index)
+    stem = pl.lit(_stem(source.name))
+    return Source(source.name, cells.with_columns(stem.alias(column) for column in shape.of_file))
+
+
+def _shape(
+    source: Source,
+    table: Table,
+    mapping: Mapping[str, str],
+    renames: Mapping[str, str],
+    order: DateOrder | None,
+) -> _Shape | None:
+    """The shape of a file; None if it is not wide, or lacks more than its own name can give."""
+    usual, values = table.wide or ("", "")
+    names = next((column for column, name in mapping.items() if name == EACH), usual)
+    present = {*renames, *source.columns}
+    if {names, values} & present:
+        return None
+    of_table = {*renames.values(), *table.required_columns}
+    schema = source.frame.collect_schema()
+    columns = [c for c, dtype in schema.items() if c not in of_table and not dtype.is_nested()]
+    gaps = [c for c in table.required_columns if c not in (names, values) and c not in present]
+    if table.schema.columns()[names].dtype == pl.Date:
+        return _Shape(names, values, names, _dates(source.name, columns, order), gaps)
+    first = source.frame.head(_FIRST).with_row_index(ROW, offset=1).collect()
+    columns = [c for c in columns if not is_row_number(first, c)]
+    if names != usual:
+        return _Shape(names, values, names, [c for c in columns if _is_of_numbers(first[c])], gaps)
+    if not {*gaps} <= {*table.shard_by}:
+        return None
+    qualities = {
+        c: q for q in columns for c in columns if re.fullmatch(rf"(?i){re.escape(c)}[ _.]?quality", q)
+    }
+    sensors = [c for c in columns if c not in qualities.values()]
+    return _Shape(names, values, "sensor", sensors, gaps, gaps, qualities)
+
+
+def _is_of_numbers(column: pl.Series) -> bool:
+    """Whether a column, which is no sum of others, has mostly numbers."""
+    numbers = column.cast(pl.Float64, strict=False)
+    return 2 * numbers.count() > column.count() and not re.match(SUM, column.name)
+
+
+def _cells(frame: pl.LazyFrame, shape: _Shape, index: Sequence[str]) -> pl.LazyFrame:
+    """A row for each known cell of the columns, with those in `index` and, if there is one, its `quality`."""
+    plain = [c for c in shape.columns if c not in shape.qualities]
+    parts = [frame.unpivot(plain, index=index, variable_name=shape.names, value_name=shape.values)]
+    parts += [
+        frame.select(*index, pl.lit(c).alias(shape.names), pl.col(c).alias(shape.values), quality=q)
+        for c, q in shape.qualities.items()
     ]
-    by_file = [] if is_dated else [*table.shard_by]
-    is_complete = {*gaps} <= {*by_file}
-    if len(value_columns) < (1 if wide else _FEWEST) or not (is_complete or is_dated):
-        return source
-    what = names if is_dated else "sensor"
-    if not is_complete:
-        others = [column for column in source.columns if column not in value_columns]
+    cells = pl.concat(parts, how="diagonal_relaxed") if shape.qualities else parts[0]
+    return cells.filter(pl.col(shape.values).is_not_null())
+
+
+def _refuse_unclear(source: Source, table: Table, shape: _Shape, *, wide: bool) -> None:
+    """Raise `SourceError` if a wide file lacks columns, is to be read as it is, or has columns that are no sensors."""
+    examples = f"this has a column per {shape.what} ({', '.join(shape.columns[:3])}, ...)"
+    option = (
+        "--wide" if shape.names == (table.wide or ("",))[0] else f"--wide --column '{shape.names}={EACH}'"
+    )
+    if gaps := [c for c in shape.gaps if c not in shape.of_file]:
+        others = [column for column in source.columns if column not in shape.columns]
         raise SourceError(
-            f"{source.name}: this has a column per {what} ({', '.join(value_columns[:3])}, ...), and no column "
-            f"{' and '.join(gaps)}. Found: {', '.join(others)}.\nRead it with --wide "
+            f"{source.name}: {examples}, and no column {' and '.join(gaps)}. Found: {', '.join(others)}.\n"
+            f"Read it with {option} "
             + " ".join(f"--column {gap}=NAME_IN_THE_FILE" for gap in gaps)
             + f", or give all rows one value with --column {gaps[0]}==VALUE."
         )
     if not wide:
         raise SourceError(
-            f"{source.name}: this has a column per {what} ({', '.join(value_columns[:3])}, ...). Expected a row for each, "
-            f"with columns {', '.join(table.required_columns)}. Read it as it is with --wide."
+            f"{source.name}: {examples}. Expected a row for each, with columns {', '.join(table.required_columns)}. Read it "
+            f"as it is with {option}."
         )
-    if gaps:
-        _refuse_repeats(source.name, first.drop(ROW), renames.get("time", "time"))
-    index_columns = [c for c in source.columns if c not in value_columns and not re.match(SUM, c)]
-    keys = [renames.get(c, c) for c in table.required_columns if c not in (names, values, *gaps)]
-    frame = without_unknown(source.frame, value_columns)
-    lacks = pl.any_horizontal(pl.lit(False), *(pl.col(key).is_null() for key in keys if is_dated))
-    is_footer = lacks.reverse().cum_min().reverse()
-    cells = frame.filter(~is_footer).unpivot(
-        value_columns, index=index_columns, variable_name=names, value_name=values
-    )
-    footers = source.frame.filter(is_footer).select(index_columns)
-    frame = pl.concat([cells.filter(pl.col(values).is_not_null()), footers], how="diagonal")
-    if gaps:
-        frame = frame.with_columns(pl.lit(_stem(source.name)).alias(column) for column in gaps)
-    return Source(source.name, frame)
+    labels = [c for c in shape.columns if table.labels and re.fullmatch(table.labels, c)]
+    if labels:
+        raise SourceError(
+            f"{source.name}: column '{labels[0]}' says what is to be found, so it is no sensor. Remove it, or read such "
+            "files with --layout labelled, which leaves it out of --source and finds the faults of --labels in it."
+        )
 
 
-def _refuse_repeats(name: str, rows: pl.DataFrame, time: str) -> None:
-    """Raise `SourceError` if `rows` of sensors without a device often have the time of another row: they are of several
+def _refuse_repeats(source: Source, time: str) -> None:
+    """Raise `SourceError` if rows of sensors without a device often have the time of another row: they are of several
     devices."""
-    times = rows.unique()[time].drop_nulls()
+    times = source.frame.head(_FIRST).collect().unique()[time].drop_nulls()
     repeats = times.filter(times.is_duplicated())
     if times.len() - times.n_unique() > _MOST_REPEATS * times.len():
         raise SourceError(
-            f"{name}: several rows have the time {repeats.sort()[0]}. Expected one row for each time of a device. Name the "
-            "column of the device with --column device=NAME_IN_THE_FILE, or the one device of all rows with "
+            f"{source.name}: several rows have the time {repeats.sort()[0]}. Expected one row for each time of a device. "
+            "Name the column of the device with --column device=NAME_IN_THE_FILE, or the one device of all rows with "
             "--column device==VALUE."
         )
 

@@ -134,7 +134,15 @@ def test_rows_of_one_key_and_week_that_differ_are_refused_with_the_choice(store,
     assert "sales.csv: 1 combinations of sku, store, week" in message
     assert "units is 1.0 and 2.0" in message
     assert "--duplicates add, average or last" in message
+    assert "They also differ" not in message
     assert written(store) == {}
+
+
+def test_what_rows_of_one_key_and_week_measure_is_named_where_they_say_it(store, tmp_path):
+    text = "sku,store,week,units,fact\n9,N,2024-01-01,1,Units\n9,N,2024-01-01,2.5,Dollars\n"
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ContractError, match=r"differ in 'fact': Units and Dollars.*'sku=COLUMN\+fact'"):
+        read(store, "history", str(tmp_path / "a.csv"), SALES)
 
 
 @pytest.mark.parametrize(

@@ -403,10 +403,17 @@ def test_a_list_of_messages_is_read_and_what_is_no_message_goes_to_quarantine(st
 
 @pytest.mark.parametrize(
     ("name", "words", "accepted"),
-    [("TagQuality", ["Good", "Bad", "Uncertain"], 2), ("StatusCode", ["Good", "BadNoData", "BAD"], 1)],
+    [
+        ("TagQuality", ["Good", "Bad", "Uncertain"], 2),
+        ("StatusCode", ["Good", "BadNoData", "BAD"], 1),
+        ("OPCQuality", [192, 24, 64], 2),
+        ("StatusCode", ["0x00000000", "0x80340000", "0x40000000"], 2),
+        ("status_code", [0, 2147483648, -2147483647], 1),
+        ("link_quality", [250, 0, 193], 3),
+    ],
 )
 def test_readings_that_their_source_calls_bad_do_not_count(store, tmp_path, name, words, accepted):
     rows = "\n".join(f"d,t,{at(60 * n)},1,{word}" for n, word in enumerate(words))
     (tmp_path / "a.csv").write_text(f"device,tag,time,value,{name}\n{rows}\n")
     result = bring(store, tmp_path / "a.csv")
-    assert (result.accepted, result.rules) == (accepted, {"quality_bad": 3 - accepted})
+    assert (result.accepted, result.rules.get("quality_bad", 0)) == (accepted, 3 - accepted)

@@ -1,5 +1,6 @@
 """Wide files: a column per week or per sensor."""
 
+import polars as pl
 import pytest
 
 from models.devices.scenario import DEVICES
@@ -110,6 +111,45 @@ def test_a_column_that_counts_the_rows_is_no_sensor(store, tmp_path, name):
     source = wide(tmp_path, "\n".join([f"time,{name},speed", *rows]), "a.csv")
     read(store, "readings", source, DEVICES, wide=True)
     assert store.scan("devices/readings").collect()["tag"].unique().to_list() == ["speed"]
+
+
+@pytest.mark.parametrize(
+    ("key", "other", "header"),
+    [("sku", "store", "week,shop,1,2,Total,note\n"), ("store", "sku", "week,item,1,2,Total,note\n")],
+)
+def test_each_column_may_be_a_sku_or_a_store(store, tmp_path, key, other, header):
+    source = wide(tmp_path, header + "2024-01-01,N,5,6,11,a\n2024-01-08,N,7,,7,b\n,,12,6,18,\n", "sales.csv")
+    mapping = {other: header.split(",")[1]}
+    with pytest.raises(SourceError, match=rf"column per sku or store.*--wide .*--column '{key}=\*'"):
+        read(store, "history", source, SALES, mapping=mapping)
+    result = read(store, "history", source, SALES, mapping={key: "*", **mapping}, wide=True)
+    rows = store.scan("sales/history").select(key, other, "units").sort(key, "units").collect()
+    assert rows.rows() == [("1", "N", 5.0), ("1", "N", 7.0), ("2", "N", 6.0)]
+    assert result.rules == {"footer": 1}
+
+
+def test_a_column_for_the_quality_of_another_is_no_sensor(store, tmp_path):
+    rows = [f"2024-01-01T00:{n:02}:00Z,{n},{0 if n == 4 else 192},{n}" for n in range(9)]
+    source = wide(tmp_path, "\n".join(["time,speed,speed_Quality,pressure", *rows]), "a.csv")
+    result = read(store, "readings", source, DEVICES, wide=True)
+    assert result.rules == {"quality_bad": 1}
+    counts = store.scan("devices/readings").group_by("tag").agg(pl.col("count").sum()).sort("tag").collect()
+    assert counts.rows() == [("pressure", 9), ("speed", 8)]
+
+
+@pytest.mark.parametrize("words", [("0", "1"), ("Normal", "Attack"), ("FALSE", "TRUE")])
+def test_a_column_of_labels_is_no_sensor_and_gives_the_faults(store, tmp_path, words):
+    flags = [words[n in (3, 4, 8)] for n in range(9)]
+    rows = [f"2024-01-01T00:{n:02}:00Z,{n},{flag}" for n, flag in enumerate(flags)]
+    source = wide(tmp_path, "\n".join(["time,speed,anomaly", *rows]), "pump.csv")
+    with pytest.raises(SourceError, match=r"'anomaly' says what is to be found.*--layout labelled"):
+        read(store, "readings", source, DEVICES, wide=True)
+    assert read(store, "readings", source, DEVICES, layout="labelled").accepted == 9
+    read(store, "labels", source, DEVICES, layout="labelled")
+    (label,) = store.scan("devices/labels").collect().to_dicts()
+    fault = "attack" if "Attack" in words else "anomaly"
+    assert (label["device"], label["tag"], label["fault"]) == ("pump", "*", fault)
+    assert (label["start"].minute, label["end"].minute) == (3, 5)
 
 
 def test_columns_of_the_last_days_of_weeks_need_the_option(store, tmp_path):
