@@ -6,6 +6,7 @@ or `probability`.
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,9 @@ from models.lightgbm_text import booster_of
 from models.machines.options import Options
 from models.machines.trees import Trees
 from models.scenario import File
+
+if TYPE_CHECKING:
+    from lightgbm import Dataset
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
@@ -105,7 +109,14 @@ class Learner:
 
     @cached_property
     def _boosting(self) -> "_Boosting":
-        return _Boosting(self._X, self._options, self._judge)
+        return _Boosting.of(self._X, self._options, self._judge)
+
+    def where(self, rows: Flags) -> "Learner":
+        """A learner of some of the rows, without those that judge; LightGBM keeps the bins of all rows."""
+        some = Learner(self._X[rows], self._weight[rows], self._options)
+        if self._options.estimator == "lightgbm":
+            some._boosting = self._boosting.where(rows)
+        return some
 
     def fit(
         self,
@@ -125,13 +136,19 @@ class Learner:
         return _classical(self._X, outcomes, weight, self._options)
 
 
+@dataclass(frozen=True)
 class _Boosting:
     """LightGBM on rows that are binned once."""
 
-    def __init__(self, X: Matrix, options: Options, judge: Matrix | None) -> None:
+    parameters: dict[str, Any]
+    data: "Dataset"
+    judge: "Dataset | None" = None
+
+    @classmethod
+    def of(cls, X: Matrix, options: Options, judge: Matrix | None) -> "_Boosting":
         from models.boosting import lgb
 
-        self._parameters = {
+        parameters = {
             "objective": "binary",
             "learning_rate": options.learning_rate,
             "num_leaves": options.leaves,
@@ -142,31 +159,36 @@ class _Boosting:
             "lambda_l2": 1.0,
             "max_bin": 63,
             "deterministic": True,
-            "force_row_wise": True,
+            "force_col_wise": True,
             "seed": options.seed,
             "num_threads": 1,
             "verbose": -1,
         }
-        self._data = lgb.Dataset(X, np.zeros(len(X)), params=self._parameters).construct()
-        self._judge = None
-        if judge is not None:
-            nothing = np.zeros(len(judge))
-            self._judge = self._data.create_valid(judge, nothing, params=self._parameters).construct()
+        data = lgb.Dataset(X, np.zeros(len(X)), params=parameters).construct()
+        if judge is None:
+            return cls(parameters, data)
+        return cls(
+            parameters, data, data.create_valid(judge, np.zeros(len(judge)), params=parameters).construct()
+        )
+
+    def where(self, rows: Flags) -> "_Boosting":
+        some = self.data.subset(np.flatnonzero(rows).tolist(), params=self.parameters)
+        return _Boosting(self.parameters, some.construct())
 
     def fit(
         self, outcomes: Flags, weight: Floats, later: tuple[Flags, Flags] | None, trees: int | None
     ) -> Fitted:
         from models.boosting import lgb
 
-        self._data.set_label(outcomes.astype(np.float64)).set_weight(weight)
-        if self._judge is None or later is None or trees is not None or not later[0].any():
-            booster = lgb.train(dict(self._parameters), self._data, trees or _USUAL_TREES)
+        self.data.set_label(outcomes.astype(np.float64)).set_weight(weight)
+        if self.judge is None or later is None or trees is not None or not later[0].any():
+            booster = lgb.train(dict(self.parameters), self.data, trees or _USUAL_TREES)
             best = booster.num_trees()
         else:
-            judge = self._judge.set_label(later[0].astype(np.float64)).set_weight(later[1].astype(np.float64))
+            judge = self.judge.set_label(later[0].astype(np.float64)).set_weight(later[1].astype(np.float64))
             stop = lgb.early_stopping(_PATIENCE, verbose=False)
             booster = lgb.train(
-                dict(self._parameters), self._data, MOST_TREES, valid_sets=[judge], callbacks=[stop]
+                dict(self.parameters), self.data, MOST_TREES, valid_sets=[judge], callbacks=[stop]
             )
             best = min(max(booster.best_iteration, LEAST_TREES), booster.num_trees())
         return Fitted(Boosted(booster.model_to_string(num_iteration=best)), best)

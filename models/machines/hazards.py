@@ -71,12 +71,13 @@ def learn(
     sample = _sample(rows, component, features, edges[-1], options)
     names = [f.name for f in features]
     sample.X[:, [names.index(name) for name in hidden]] = np.nan
+    hazard = _Hazard.of(sample, component, edges, features, options)
     fold = np.unique(sample.machine, return_inverse=True)[1] % _FOLDS
     chance, remainder, median = np.empty(len(fold)), np.empty(len(fold)), np.empty(len(fold))
     for i in range(_FOLDS):
-        other = _hazard(sample.where(fold != i), component, edges, features, options)
+        other = hazard.life(fold != i)
         chance[fold == i], remainder[fold == i], median[fold == i] = _reached(other, sample.where(fold == i))
-    life = _hazard(sample, component, edges, features, options)
+    life = hazard.life()
     return _calibrated(life, chance, remainder, median, _by_machine(sample))
 
 
@@ -148,23 +149,48 @@ def _sample(
     )
 
 
-def _hazard(
-    sample: _Sample, component: str, edges: Sequence[float], features: Sequence[Feature], options: Options
-) -> Life:
-    """The hazard learnt from `sample`, uncalibrated."""
-    copies, which = masked_copies(sample.X, sample.draw * 1009 % 1, features)
-    X = np.concatenate([sample.X, copies])
-    origin = np.concatenate([np.arange(len(sample.X)), which])
-    row, period, is_failure = _periods(sample.hours[origin], sample.is_failure[origin], edges)
-    draws = (sample.draw[origin][row] * 8191 + period * 0.6180339887) % 1
-    most = max(options.training_rows * _PERIOD_ROWS_SHARE - is_failure.sum(), is_failure.sum())
-    share = min(1.0, most / max(int((~is_failure).sum()), 1))
-    mask = is_failure | (draws < share)
-    row, period, is_failure = row[mask], period[mask], is_failure[mask]
-    ends = np.asarray(edges, dtype=np.float32)[period][:, None]
-    weight = sample.weight[origin][row] / np.where(is_failure, 1.0, share)
-    learner = Learner(np.hstack([X[row], ends]), weight, replace(options, estimator="lightgbm"))
-    return Life(component, edges=tuple(edges), estimator=learner.fit(is_failure, trees=_TREES).estimator)
+@dataclass(frozen=True)
+class _Hazard:
+    """Periods to learn a hazard from: for each, the row of the sample, and whether the component failed in it."""
+
+    component: str
+    edges: tuple[float, ...]
+    learner: Learner
+    row: np.ndarray
+    is_failure: Flags
+
+    @classmethod
+    def of(
+        cls,
+        sample: _Sample,
+        component: str,
+        edges: tuple[float, ...],
+        features: Sequence[Feature],
+        options: Options,
+    ) -> "_Hazard":
+        """All periods that end in a failure, and a share of the others, weighted so that proportions are preserved."""
+        copies, which = masked_copies(sample.X, sample.draw * 1009 % 1, features)
+        X = np.concatenate([sample.X, copies])
+        origin = np.concatenate([np.arange(len(sample.X)), which])
+        row, period, is_failure = _periods(sample.hours[origin], sample.is_failure[origin], edges)
+        draws = (sample.draw[origin][row] * 8191 + period * 0.6180339887) % 1
+        most = max(options.training_rows * _PERIOD_ROWS_SHARE - is_failure.sum(), is_failure.sum())
+        share = min(1.0, most / max(int((~is_failure).sum()), 1))
+        mask = is_failure | (draws < share)
+        row, period, is_failure = row[mask], period[mask], is_failure[mask]
+        ends = np.asarray(edges, dtype=np.float32)[period][:, None]
+        weight = sample.weight[origin][row] / np.where(is_failure, 1.0, share)
+        learner = Learner(np.hstack([X[row], ends]), weight, replace(options, estimator="lightgbm"))
+        return cls(component, edges, learner, origin[row], is_failure)
+
+    def life(self, rows: Flags | None = None) -> Life:
+        """The uncalibrated life that is learnt from the rows of the sample, or from some of them."""
+        learner, is_failure = self.learner, self.is_failure
+        if rows is not None:
+            learner, is_failure = learner.where(rows[self.row]), is_failure[rows[self.row]]
+        return Life(
+            self.component, edges=self.edges, estimator=learner.fit(is_failure, trees=_TREES).estimator
+        )
 
 
 def _periods(

@@ -261,8 +261,9 @@ def _loss_of_other_half(sample: Sample, X: Matrix, options: Options) -> float:
     """Weighted log loss over all components of estimators that learnt from the other half of the machines."""
     loss = 0.0
     first = sample.machine % 2 == 0
+    both = Learner(X, sample.weight, options)
     for half in (first, ~first):
-        learner = Learner(X[half], sample.weight[half], options)
+        learner = both.where(half)
         for component, is_failure in sample.outcomes.items():
             if is_failure[half].any():
                 has = sample.has[component]
@@ -310,7 +311,8 @@ def _calibrations_by_others(
     weight = sample.weight[some] * np.where(is_any_failure[some], 1, thin)
     outcomes, has = ({c: of[c][some] for c in components} for of in (sample.outcomes, sample.has))
     fewer = Sample(sample.X[some], weight, outcomes, sample.machine[some], has)
-    probabilities = {c: _cross_predictions(fewer, c, options, trees.get(c)) for c in components}
+    learner = Learner(fewer.X, weight, options)
+    probabilities = {c: _cross_predictions(fewer, learner, c, trees.get(c)) for c in components}
     row_weight = weight / np.where(is_any_failure[some], options.failing_weight, 1)
     return calibrations_of_few(
         {c: probabilities[c][has[c]] for c in components},
@@ -319,7 +321,7 @@ def _calibrations_by_others(
     )
 
 
-def _cross_predictions(sample: Sample, component: str, options: Options, trees: int | None) -> Floats:
+def _cross_predictions(sample: Sample, learner: Learner, component: str, trees: int | None) -> Floats:
     """Probabilities by estimators of other groups of machines; failing machines are distributed evenly over the groups."""
     is_failure, has = sample.outcomes[component], sample.has[component]
     which = np.unique(sample.machine, return_inverse=True)[1]
@@ -329,8 +331,7 @@ def _cross_predictions(sample: Sample, component: str, options: Options, trees: 
     for i in range(_FOLDS):
         others = fold != i
         if is_failure[others].any() and not others.all():
-            learner = Learner(sample.X[others], sample.weight[others], options)
-            fit = learner.fit(is_failure[others], has[others], trees=trees)
+            fit = learner.where(others).fit(is_failure[others], has[others], trees=trees)
             probabilities[~others] = fit.estimator.predict(sample.X[~others])
     return probabilities
 

@@ -105,6 +105,20 @@ def test_a_tree_of_one_class_says_that_class():
         assert set(Trees.of_sklearn([tree]).predict(X)) == {float(value)}
 
 
+@pytest.mark.parametrize("estimator", ["lightgbm", "decision_tree"])
+def test_a_learner_of_some_rows_learns_from_these_alone(estimator):
+    X, failed = problem()
+    X, weight = np.round(X), np.linspace(0.5, 2, len(X))
+    some = np.arange(len(X)) % 3 > 0
+    options = Options(estimator=estimator, leaves=4)
+    part = Learner(X, weight, options).where(some).fit(failed[some], trees=20)
+    alone = Learner(X[some], weight[some], options).fit(failed[some], trees=20)
+    assert np.array_equal(part.estimator.predict(X), alone.estimator.predict(X))
+    assert not np.array_equal(
+        part.estimator.predict(X), Learner(X, weight, options).fit(failed, trees=20).estimator.predict(X)
+    )
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_an_estimator_loaded_from_its_file_says_the_same(estimator):
     X, failed = problem()
