@@ -42,6 +42,7 @@ def compare_plans(
     max_bad_share: Share = 0.05,
     dates: DateOrder | None = None,
     decimals: Decimals | None = None,
+    encoding: str | None = None,
     duplicates: Duplicates | None = None,
     week_ending: bool = False,
     store: str | None = None,
@@ -62,6 +63,7 @@ def compare_plans(
         max_bad_share: Share of bad rows (0 to 1) above which the plan is refused.
         dates: Order in dates such as 05/01/2024: day-first or month-first. Default: as the column shows.
         decimals: Decimal mark, for files in which 1.234 could mean 1234: comma or point. Default: as the file shows.
+        encoding: Encoding of text files that are not in UTF-8 or UTF-16, such as cp1250. Default: cp1252.
         duplicates: What to do with differing rows of the same key and week: average, last or refuse (default).
         week_ending: Dates of the plan are the last days of their weeks; default: the first days.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
@@ -70,7 +72,13 @@ def compare_plans(
     data_store = open_store(store)
     run = resolve_scoring(SALES, data_store, "forecast", as_of, bundle, {})
     name_run(f"sales-whatif {time_text(run.as_of)}")
-    reading = {"dates": dates, "decimals": decimals, "duplicates": duplicates, "week_ending": week_ending}
+    reading = {
+        "dates": dates,
+        "decimals": decimals,
+        "encoding": encoding,
+        "duplicates": duplicates,
+        "week_ending": week_ending,
+    }
     rows, notes = read_checked(
         SALES, data_store, "plan", plan, column_mapping(column or []), max_bad_share, reading
     )

@@ -100,7 +100,11 @@ def _of_files(
 ) -> SourceRows:
     source, options = request.sources[table.name], request.options
     given = of_table(request.mapping, table.name, request.scenario.tables)
-    plain = [read_sql(source, options.get("query"), folder)] if is_sql(source) else list(read(source))
+    plain = (
+        [read_sql(source, options.get("query"), folder)]
+        if is_sql(source)
+        else list(read(source, options.get("encoding")))
+    )
     plain = [with_mapped(one, given, table.required_columns) for one in plain]
     columns = {column for one in plain for column in one.columns}
     layout, order = layout_of(request.scenario, options.get("layout")), options.get("dates")

@@ -4,7 +4,6 @@ import gzip
 import re
 import zlib
 from pathlib import Path
-from typing import Literal
 
 import obstore
 import polars as pl
@@ -20,7 +19,11 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BEGIN = 16
 """The number of bytes that reveal Latin text in UTF-16 without a byte order mark."""
 
-Encoding = Literal["utf-8", "utf-16", "utf-16-le", "utf-16-be", "cp1252"]
+_WESTERN = "cp1252"
+_ODD_WORD = r"\w*(?:[^\W\d_][‚„†‡ˆ‰‹“”•˜™›¹¿¯£¥][^\W\d_]|\b[¯£¥][a-zà-ÿ]|[ðÐýÝþÞšŠžŽŸ])\w*"
+"""Matches words that are wrong in Windows-1252: of Turkey or central Europe, or written by DOS or an old Mac."""
+_FEWEST_LETTERS = 4
+"""A word of as many different letters, none of which is of the English alphabet, is of no language of western Europe."""
 
 
 class DialectError(AlmanacError):
@@ -67,7 +70,7 @@ def unpacked(source: str | bytes) -> bytes:
     return gzip.decompress(content) if content.startswith(_GZIP) else content
 
 
-def encoding_of(head: bytes) -> Encoding:
+def encoding_of(head: bytes) -> str:
     """The encoding of text: UTF-16 if it has a byte order mark or every second byte at the beginning is zero; else
     UTF-8 if valid, or Windows-1252, which includes Latin-1."""
     if head.startswith(_UTF16):
@@ -79,8 +82,30 @@ def encoding_of(head: bytes) -> Encoding:
         head.decode("utf-8")
     except UnicodeDecodeError as error:
         is_partial = len(head) >= HEAD and error.start >= len(head) - 4
-        return "utf-8" if is_partial else "cp1252"
+        return "utf-8" if is_partial else _WESTERN
     return "utf-8"
+
+
+def encoding_of_text(head: bytes, other: str | None) -> str:
+    """The encoding of a text file; that of text in neither UTF-8 nor UTF-16 is `other` or, by default, Windows-1252.
+
+    Raises `DialectError` if there is no `other`, and text has words that no language of Windows-1252 has.
+    """
+    encoding = encoding_of(head)
+    if encoding != _WESTERN or other:
+        return other if other and encoding == _WESTERN else encoding
+    text = head.decode(_WESTERN, "replace")
+    foreign = (w for w in re.findall(r"[^\W\d_a-zA-Z]{4,}", text) if len({*w.lower()}) >= _FEWEST_LETTERS)
+    odd = re.search(_ODD_WORD, text)
+    word = odd[0] if odd else next(foreign, None)
+    if "\ufffd" in text or word:
+        example = f", where it has words such as {word}" if word else ""
+        raise DialectError(
+            f"this text is neither in UTF-8 nor, it seems, in Windows-1252{example}. Name its encoding with --encoding, "
+            "such as cp1250 (central Europe), cp1251 (Cyrillic), cp1254 (Turkish), cp850 (DOS), cp932 (Japanese) "
+            "or cp1252 if it is right; or save the file as UTF-8."
+        )
+    return _WESTERN
 
 
 def begins(head: bytes, pattern: str) -> bool:

@@ -45,24 +45,26 @@ def is_table(path: str) -> bool:
     )
 
 
-def scan(path: str, part: str | None = None) -> Iterator[tuple[str, pl.LazyFrame, Notation | None]]:
+def scan(
+    path: str, part: str | None = None, encoding: str | None = None
+) -> Iterator[tuple[str, pl.LazyFrame, Notation | None]]:
     """The tables in a file, each with a suffix for the file's name, its rows, and the notation of the numbers in its text.
 
     The suffix is empty, or names the member of a zip. From an Excel file it reads the sheet `part`, or the only one
-    with rows; from a zip the member `part`, or all. Raises `DialectError` for an unsupported file, and the errors of
-    polars for a damaged one.
+    with rows; from a zip the member `part`, or all. `encoding` is that of text that is neither UTF-8 nor UTF-16. Raises
+    `DialectError` for an unsupported file, and the errors of polars for a damaged one.
     """
     if path.lower().endswith(".parquet"):
         yield "", *_table(path, b"PAR1")
         return
     head = beginning(path)
     if head.startswith((ZIP, _OLD_EXCEL)):
-        yield from _packed(bytes_of(path), part)
+        yield from _packed(bytes_of(path), part, encoding)
     else:
-        yield "", *_table(path, head)
+        yield "", *_table(path, head, encoding)
 
 
-def dialect_in_words(path: str) -> str:
+def dialect_in_words(path: str, encoding: str | None = None) -> str:
     """A description of how a file is written, such as `CSV, semicolon, cp1252, decimal comma`."""
     head = beginning(path)
     kinds = {b"PAR1": "Parquet", b"ARROW1": "Arrow", ZIP: "zip or Excel", _OLD_EXCEL: "Excel"}
@@ -75,9 +77,11 @@ def dialect_in_words(path: str) -> str:
         return f"JSON{suffix}"
     if begins(text, LINE):
         return f"InfluxDB line protocol{suffix}"
-    dialect = dialect_of(text)
+    dialect = dialect_of(text, encoding)
     ends = ", lines end with CR" if dialect.line_end == "\r" else ""
-    comma = ", decimal comma" if rows_of_csv(path, text, is_packed=text is not head)[1].pointed else ""
+    comma = (
+        ", decimal comma" if rows_of_csv(path, text, encoding, is_packed=text is not head)[1].pointed else ""
+    )
     before = f", {dialect.before} lines before the header" if dialect.before else ""
     separator = "blanks" if dialect.blanks else SEPARATORS[dialect.separator]
     return f"CSV{suffix}, {separator}, {dialect.encoding}{comma}{ends}{before}"
@@ -88,7 +92,7 @@ def longest_line(path: str) -> int | None:
     content = unpacked(path)
     if content.startswith(ZIP):
         return None
-    text = dialect_of(content[:HEAD])
+    text = dialect_of(content[:HEAD], "cp1252")
     lines = io.StringIO(content.decode(text.encoding, "replace"), newline="")
     rows = csv.reader(
         lines, delimiter=text.separator, quoting=csv.QUOTE_MINIMAL if text.is_quoted else csv.QUOTE_NONE
@@ -98,7 +102,9 @@ def longest_line(path: str) -> int | None:
     )
 
 
-def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Notation | None]:
+def _table(
+    source: str | bytes, head: bytes, encoding: str | None = None
+) -> tuple[pl.LazyFrame, Notation | None]:
     """The rows of a file and the notation of the numbers in its text. `source` is an address or the content, `head` its
     beginning."""
     if head.startswith(b"PAR1"):
@@ -114,10 +120,12 @@ def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Notation | N
         raise DialectError("this is HTML, XML or PDF. Expected a table. Save it as CSV or .xlsx.")
     if begins(text, LINE):
         return rows_of_lines(unpacked(source)), None
-    return rows_of_csv(source, text, is_packed=text is not head)
+    return rows_of_csv(source, text, encoding, is_packed=text is not head)
 
 
-def _packed(content: bytes, part: str | None) -> Iterator[tuple[str, pl.LazyFrame, Notation | None]]:
+def _packed(
+    content: bytes, part: str | None, encoding: str | None
+) -> Iterator[tuple[str, pl.LazyFrame, Notation | None]]:
     """The tables in the content of a zip or an Excel file, as `scan` yields them."""
     is_old = content.startswith(_OLD_EXCEL)
     if is_old and _ENCRYPTED in content:
@@ -127,10 +135,12 @@ def _packed(content: bytes, part: str | None) -> Iterator[tuple[str, pl.LazyFram
     if is_old or "xl/workbook.xml" in _zip(content).namelist():
         yield "", *plain_numbers(rows_of_excel(content, part))
     else:
-        yield from _members(content, part)
+        yield from _members(content, part, encoding)
 
 
-def _members(content: bytes, part: str | None) -> Iterator[tuple[str, pl.LazyFrame, Notation | None]]:
+def _members(
+    content: bytes, part: str | None, encoding: str | None
+) -> Iterator[tuple[str, pl.LazyFrame, Notation | None]]:
     """The tables in a zip by name, as `scan` yields them, without members that are not tables by their names."""
     archive = _zip(content)
     tables = sorted(name for name in archive.namelist() if is_table(name))
@@ -146,10 +156,10 @@ def _members(content: bytes, part: str | None) -> Iterator[tuple[str, pl.LazyFra
         if not member:
             raise pl.exceptions.NoDataError(name)
         if member.startswith((ZIP, _OLD_EXCEL)):
-            for below, rows, notation in _packed(member, None):
+            for below, rows, notation in _packed(member, None, encoding):
                 yield f"/{name}{below}", rows, notation
         else:
-            yield f"/{name}", *_table(member, member[:HEAD])
+            yield f"/{name}", *_table(member, member[:HEAD], encoding)
 
 
 def _zip(content: bytes) -> zipfile.ZipFile:

@@ -160,7 +160,7 @@ def _previewed(request: Request, name: str, intake: Intake) -> IngestResult:
     rows = intake.good.rows().head(_PREVIEWED * 100).collect() if intake.good.height else pl.DataFrame()
     sample = table.fold(None, rows).new.head(_PREVIEWED) if rows.height else rows
     preview = {
-        "dialect": _dialect(source, intake),
+        "dialect": _dialect(source, intake, options.get("encoding")),
         "layout": layout,
         "columns": intake.source.mapping,
         "rows": sample.drop("shard", strict=False).to_dicts(),
@@ -190,10 +190,10 @@ def _ingested(name: str, source: str, intake: Intake, bad: pl.DataFrame, accepte
     )
 
 
-def _dialect(source: str, intake: Intake) -> str:
+def _dialect(source: str, intake: Intake, encoding: str | None) -> str:
     if is_sql(source):
         return "SQL"
-    return "messages" if intake.source.files is not None else described(source)
+    return "messages" if intake.source.files is not None else described(source, encoding)
 
 
 def _write(request: Request, name: str, intake: Intake, folder: Path) -> IngestResult:

@@ -1,5 +1,6 @@
 """Reading rows from anywhere: a file of any dialect, a folder or glob of files, or a Delta table."""
 
+import codecs
 import fnmatch
 import re
 import shlex
@@ -115,15 +116,17 @@ def with_mapped(source: Source, mapping: Mapping[str, str], targets: Sequence[st
     return replace(source, frame=source.frame.with_columns(**additions).drop(pieces)) if additions else source
 
 
-def read(uri: str) -> Iterator[Source]:
+def read(uri: str, encoding: str | None = None) -> Iterator[Source]:
     """The sources at `uri`, in the order of their names.
 
     Add the name of a sheet of an Excel file, `sales.xlsx#Sheet 1`, or of a member of a zip, `all.zip#sales.csv`.
 
+    `encoding` is that of text that is neither UTF-8 nor UTF-16; by default Windows-1252.
     CSV columns are read as text, so that nothing is lost; the contract sets the types. Raises `SourceError` if nothing
     is there or a file cannot be read.
     """
     check_source(uri)
+    _check_encoding(encoding)
     place = uri if is_remote(uri) else str(Path(uri).expanduser())
     if _is_delta(place):
         try:
@@ -138,7 +141,7 @@ def read(uri: str) -> Iterator[Source]:
         try:
             tables = [
                 (Source(name + member, frame, notation, path), frame.collect_schema())
-                for member, frame, notation in scan(path, part)
+                for member, frame, notation in scan(path, part, encoding)
             ]
         except pl.exceptions.NoDataError:
             raise SourceError(f"{name}: the file is empty. Expected a header and at least one row.") from None
@@ -154,10 +157,10 @@ def read(uri: str) -> Iterator[Source]:
             yield source
 
 
-def described(uri: str) -> str:
+def described(uri: str, encoding: str | None = None) -> str:
     """A description of how the first file at `uri` is written."""
     place = uri if is_remote(uri) else str(Path(uri).expanduser())
-    return "a Delta table" if _is_delta(place) else dialect_in_words(_files(_with_part(uri)[0])[0])
+    return "a Delta table" if _is_delta(place) else dialect_in_words(_files(_with_part(uri)[0])[0], encoding)
 
 
 def small_table(uri: str) -> pl.DataFrame:
@@ -266,6 +269,15 @@ def check_source(uri: str) -> None:
         raise SourceError(
             f"{uri}: {uri.partition('://')[0]}:// is not a kind of source. Expected a local path, az:// or abfss://."
         )
+
+
+def _check_encoding(name: str | None) -> None:
+    try:
+        codecs.lookup(name or "utf-8")
+    except LookupError:
+        raise SourceError(
+            f"--encoding {name}: no such encoding. Expected one that Python knows, such as cp1250 or cp1254."
+        ) from None
 
 
 def unlisted(uri: str, error: Exception) -> str:

@@ -10,7 +10,7 @@ from statistics import mode
 import polars as pl
 
 from models.contracts import UNKNOWN
-from tasks.ingest.contents import HEAD, LINES, DialectError, Encoding, bytes_of, encoding_of, unpacked
+from tasks.ingest.contents import HEAD, LINES, DialectError, bytes_of, encoding_of_text, unpacked
 from tasks.ingest.numbers import Notation, plain_numbers, where
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
@@ -41,7 +41,7 @@ class Text:
     units below the header.
     """
 
-    encoding: Encoding
+    encoding: str
     separator: str
     line_end: str
     is_annotated: bool
@@ -56,16 +56,17 @@ class Text:
     wrapped_columns: tuple[int, ...] = ()
 
 
-def dialect_of(head: bytes) -> Text:
+def dialect_of(head: bytes, encoding: str | None = None) -> Text:
     """How the text that begins with `head` is written.
 
     Of four separators, it takes the one that splits the first lines most evenly; of equals, the one that gives the
-    header the most fields. Text that is not UTF-8 is read as Windows-1252, which includes Latin-1.
+    header the most fields. `encoding` is that of text that is neither UTF-8 nor UTF-16, by default Windows-1252, which
+    includes Latin-1.
 
     >>> dialect_of(b"sku;units\\nA;1,5\\n").separator
     ';'
     """
-    encoding = encoding_of(head)
+    encoding = encoding_of_text(head, encoding)
     text = head.decode("utf-8-sig" if encoding == "utf-8" else encoding, "ignore")
     if "\0" in text:
         raise DialectError(
@@ -132,13 +133,15 @@ def _wrapped(columns: pl.DataFrame) -> tuple[int, ...]:
     return where(columns, is_wrapped & values.is_not_null().any())
 
 
-def rows_of_csv(source: str | bytes, head: bytes, *, is_packed: bool) -> tuple[pl.LazyFrame, Notation]:
+def rows_of_csv(
+    source: str | bytes, head: bytes, encoding: str | None = None, *, is_packed: bool
+) -> tuple[pl.LazyFrame, Notation]:
     """The rows of a CSV file, all columns text, and the notation of its numbers.
 
-    `source` is an address or the content, which begins with `head`. Raises `DialectError` if the text does not fit its
-    encoding, or if a name occurs twice in the header.
+    `source` is an address or the content, which begins with `head`; `encoding` as for `dialect_of`. Raises `DialectError`
+    if the text does not fit its encoding, or if a name occurs twice in the header.
     """
-    text = dialect_of(head)
+    text = dialect_of(head, encoding)
     if text.encoding != "utf-8":
         try:
             source = unpacked(source).decode(text.encoding).encode()

@@ -152,6 +152,36 @@ def test_blanks_divide_values_where_nothing_else_does_and_a_first_line_of_number
     assert rows(tmp_path / "a.txt").columns == ["time"]
 
 
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [
+        ("cp1254", "mağaza"),
+        ("cp1250", "Łódź"),
+        ("cp1251", "Москва"),
+        ("cp850", "Zürich"),
+        ("mac_roman", "Zürich"),
+        ("cp932", "東京"),
+    ],
+)
+def test_text_that_is_no_western_text_asks_for_its_encoding(tmp_path, encoding, name):
+    (tmp_path / "a.csv").write_text(f"sku;store\nA;{name}\n", encoding)
+    with pytest.raises(SourceError, match=r"a\.csv: this text is neither in UTF-8 .*--encoding"):
+        rows(tmp_path / "a.csv")
+    (source,) = read(str(tmp_path / "a.csv"), encoding)
+    assert source.rows().rows() == [("A", name)]
+    (tmp_path / "a.csv").write_text("sku;store\nA;ü\n")
+    (source,) = read(str(tmp_path / "a.csv"), encoding)
+    assert source.rows().rows() == [("A", "ü")]
+
+
+@pytest.mark.parametrize(
+    "word", ["crème “x” l’œuf", "¿qué? ÁRBOL", "5 m³/h µg £5", "GRÜNÄÖ™", "Ålesund ÆØÅ", "São Citroën avô"]
+)
+def test_western_text_is_read_without_an_encoding(tmp_path, word):
+    (tmp_path / "a.csv").write_text(f"sku;store\nA;{word}\n", "cp1252")
+    assert rows(tmp_path / "a.csv").rows() == [("A", word)]
+
+
 def test_a_page_that_is_called_a_sheet_is_told(tmp_path):
     (tmp_path / "a.xls").write_text("<html><table><tr><td>sku</td></tr></table></html>")
     with pytest.raises(SourceError, match=r"a\.xls: this is HTML, XML or PDF"):
