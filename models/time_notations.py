@@ -10,11 +10,15 @@ _ZONES = {
 }  # fmt: skip
 """Zones of RFC 5322 and of central Europe, by their abbreviations."""
 _MONTHS = (
-    "jan|ene|gen|sty", "f[eé][bv]|lut", "m[aä]r|maa|mrz|mrt", "apr|avr|abr|kwi", "ma[iyjg]|mei", "jun|juin|giu|cze",
-    "jul|juil|lug|lip", "aug|ao[uû]|ago|sie", "sep|set|wrz",  # codespell:ignore sie
-    "o[ckt]t|out|paź", "nov|lis", "d[eéi][czs]|gru",
+    "jan|ene|gen|sty|ledna|leden|oca|tammi|ян|ian|ιαν", "f[eé][bv]|lut|únor|şub|helmi|фев|φεβ",
+    "m[aäá]r|maa|mrz|mrt|břez|мар|μαρ", "apr|ápr|avr|abr|kwi|dub|nis|huhti|апр|απρ",
+    "ma[iyjg]|máj|mei|květ|touko|ма[йя]|μα[ιΐ]", "jun|jún|juin|giu|cze|června|červen|haz|kesä|июн|iun|ιουν",
+    "jul|júl|juil|lug|lip|července|červenec|tem|heinä|июл|iul|ιουλ",
+    "aug|ao[uû]|ago|sie|srpna|srpen|ağu|elo|авг|αυγ",  # codespell:ignore sie
+    "sep|set|wrz|září|eyl|syys|сен|sze|σεπ", "o[ckt]t|out|paź|říj|eki|loka|окт|οκτ", "nov|noi|lis|kas|marras|ноя|νοε",
+    "d[eéi][czs]|gru|pros|ara|joulu|дек|δεκ",
 )  # fmt: skip
-"""How months begin in English, German, French, Spanish, Italian, Portuguese, Dutch, Polish and Scandinavian languages."""
+"""How months begin in most languages of Europe. A name that begins like two of them is of the later month."""
 _MONTH = r"(\pL{3,12})\.?"
 _WEEKDAY = (
     r"(?i)^(?:(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?|mo(?:ntag)?|di(?:enstag)?|mi(?:ttwoch)?|"
@@ -61,7 +65,8 @@ _TIDY = (
     (r"(?i)(\d)\s*([ap])\.?\s?m\.?( ?[+-]\d\d:\d\d| ?Z)?$", "${1} ${2}M${3}"),
 )
 _ISO = (
-    (r"^(\d{4})[/. 年](\d{1,2})[/. 月](\d{1,2})日?", "${1}-${2}-${3}"),
+    (r"^(\d{4})[/. 年](\d{1,2})[/. 月](\d{1,2})(?:日|\.)?", "${1}-${2}-${3}"),
+    (rf"^(\d{{4}})\. {_MONTH} (\d{{1,2}})\.?", "${1}-${2}-${3}"),
     (r"^(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{4})", "${3}-${2}-${1}"),
     (r"^(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{2})\b", "20${3}-${2}-${1}"),
     (r"(?i)^((?:19|20)\d\d)[ /.-]?S(\d\d)$", "${1}-W${2}"),
@@ -76,7 +81,7 @@ _ISO = (
     (rf"^{_MONTH}[ -](\d{{1,2}})(?:st|[nr]d|th|\.)?,?[ -](\d{{4}})\b", "${3}-${1}-${2}"),
     *(
         (rf"(?i)^(\d{{4}})-(?:{name})\pL*-", f"${{1}}-{number:02}-")
-        for number, name in enumerate(_MONTHS, start=1)
+        for number, name in reversed([*enumerate(_MONTHS, start=1)])
     ),
     (r"(\d)[T_](\d\d)", "${1} ${2}"),
     (r"^(\d{4}-\d{1,2}-\d{1,2}) (\d{1,2})$", "${1} ${2}:00"),

@@ -240,16 +240,22 @@ def _filled(
 def _with_weeks(dates: pl.Series, text: pl.Series, order: DateOrder | None) -> pl.Series:
     """`dates` with the Mondays of ISO weeks that are written as a year and a number, such as 202405.
 
-    Raises `ContractError` if no number is above 12, so that all could be months, unless `order` is `year-week`.
+    Raises `ContractError` if no number is above 12, so that all could be months, unless `order` is `year-week`. They are
+    months if a year before the last one has a twelfth.
     """
     if _are_few(text, _YEAR_AND_NUMBER):
         return dates
     parts = text.str.extract_groups(_YEAR_AND_NUMBER).struct.unnest()
     year, number = parts["1"].fill_null(parts["4"]), parts["2"].fill_null(parts["3"]).str.zfill(2)
     if order != "year-week" and not (number.cast(pl.Int64) > 12).any():
+        pairs = pl.DataFrame({"year": year, "number": number}).drop_nulls()
+        are_months = pairs.filter(pl.col("number") == "12", pl.col("year") < pairs["year"].max()).height > 0
+        example = text.filter(number.is_not_null())[0]
+        if are_months:
+            raise ContractError(f"{text.name}: values such as {example} are months. Expected days or weeks.")
         raise ContractError(
-            f"{text.name}: values such as {text.filter(number.is_not_null())[0]} could be weeks or months. Expected days or "
-            "weeks. If they are weeks of a year, add --dates year-week."
+            f"{text.name}: values such as {example} could be weeks or months. Expected days or weeks. If they are weeks of "
+            "a year, add --dates year-week; months are not read."
         )
     weeks = (year + "-W" + number + "-1").str.to_date("%G-W%V-%u", strict=False)
     return dates.fill_null(weeks)

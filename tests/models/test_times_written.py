@@ -121,6 +121,10 @@ def test_a_year_and_a_number_are_a_week_where_a_number_is_above_twelve(values):
     with pytest.raises(ContractError, match=r"week: .*weeks or months.*--dates year-week"):
         days(pl.Series("week", values[:1]))
     assert days(pl.Series("week", values[:1]), "year-week").to_list() == [date(2024, 1, 29)]
+    with pytest.raises(
+        ContractError, match=r"week: values such as 2024-12 are months\. Expected days or weeks\.$"
+    ):
+        days(pl.Series("week", ["2024-12", "2025-01"]))
     mistake = pl.Series("week", [*["2024-01-29"] * 30, "2024-13"])
     assert days(mistake).null_count() == 1
 
@@ -136,12 +140,27 @@ def test_a_year_and_a_number_are_a_week_where_a_number_is_above_twelve(values):
         "/Date(1706538600000)/", "1706538600,0", "29 de enero de 2024 14:30",
         "Mon Jan 29 14:30:00 2024", "Mon Jan 29 2024 15:30:00 GMT+0100 (Central European Time)", "2024-01-29 15:30 UTC+1",
         "29.01.2024 14h30", "'2024-01-29 14:30", "2024-01-29T14:30:00+00:00Z", "29JAN2024:14:30:00", "2024年1月29日 14:30",
-        "29 stycznia 2024 14:30", "Montag, 29. Januar 2024 14:30", "20240129 143000.000",
+        "29 stycznia 2024 14:30", "29. ledna 2024 14:30", "29 Ocak 2024 14:30", "29. tammikuuta 2024 14:30",
+        "29 января 2024 14:30", "2024. január 29. 14:30", "2024.01.29. 14:30", "29 Ιανουαρίου 2024 14:30",
+        "Montag, 29. Januar 2024 14:30", "20240129 143000.000",
     ],
 )  # fmt: skip
 def test_times_of_databases_logs_and_people_are_read(value):
     assert utc(pl.Series([value]), "UTC").to_list() == [datetime(2024, 1, 29, 14, 30, tzinfo=UTC)]
     assert days(pl.Series([value])).to_list() == [date(2024, 1, 29)]
+
+
+@pytest.mark.parametrize(
+    ("names", "month"),
+    [
+        ("marraskuuta November kasım listopadu", 11),
+        ("července juillet temmuz", 7),
+        ("června czerwca iunie", 6),
+    ],
+)
+def test_months_that_begin_alike_are_told_apart(names, month):
+    dates = [f"5. {name} 2024" for name in names.split()]
+    assert days(pl.Series(dates)).to_list() == [date(2024, month, 5)] * len(dates)
 
 
 def test_the_days_of_a_week_may_have_one_year_which_is_that_of_the_last_day():

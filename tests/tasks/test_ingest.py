@@ -441,6 +441,21 @@ def test_weeks_that_start_on_different_days_are_refused_with_examples_of_each(st
     assert written(store) == {}
 
 
+@pytest.mark.parametrize(
+    ("weeks", "message"),
+    [
+        (["1", "53"], "week is '1', which has no year.*YEAR_COLUMN"),
+        (["KW01", "KW02"], "week is 'KW01', which has no year"),
+        (["Jan-24", "Feb-24"], "week is 'Jan-24', a month.*sum the days"),
+    ],
+)
+def test_months_and_weeks_without_a_year_are_said_to_be_so(store, tmp_path, weeks, message):
+    lines = [f"A,N,{week},1\n" for week in weeks]
+    (tmp_path / "a.csv").write_text("sku,store,week,units\n" + "".join(lines))
+    with pytest.raises(ContractError, match=message):
+        read(store, "history", str(tmp_path / "a.csv"), SALES)
+
+
 def test_sales_of_days_are_refused_with_what_makes_weeks_of_them(store, tmp_path):
     days = "".join(f"A,N,{MONDAY + timedelta(days=n)},5\n" for n in range(14) if n % 7 != 6)
     (tmp_path / "sales.csv").write_text(f"sku,store,week,units\n{days}")
