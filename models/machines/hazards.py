@@ -26,7 +26,7 @@ from models.machines.sampling import DRAWN, masked_copies, shares
 FEWEST_FAILURES, FEWEST_MACHINES = 20, 10
 _PERIODS = 20
 _LAST_SHARE, _LAST_FAILURES = 0.1, 10
-_FOLDS = 6
+_FOLDS = 4
 _FEW_ROWS = 100
 _TREES = 100
 _PERIOD_ROWS_SHARE, _ROWS_SHARE = 0.5, 0.2
