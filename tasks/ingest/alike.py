@@ -10,7 +10,10 @@ from models.scenario import Scenario, Table
 from tasks.storage.staging import Staged
 
 _RECENT = timedelta(days=2)
-SUM = r"(?i)^\s*((grand|sub|overall)[ -]?)?(total|sum|summe|gesamt|gesamtsumme|gesamtergebnis|zwischensumme)s?\s*:?\s*$"
+SUM = (
+    r"(?i)^\s*((grand|sub|overall)[ -]?)?(total|totaal|totale|sum|summe|suma|somme|gesamt|gesamtsumme|ergebnis|"
+    r"gesamtergebnis|zwischensumme|razem|celkem|toplam|итого)s?\s*:?\s*$"
+)
 
 
 def alike(

@@ -18,12 +18,15 @@ _SURE_COMMA = rf"^[+-]?(0,\d+|\d[\d.{_BLANK}]*,(\d\d?|\d{{4,}}))$"
 _WHOLE = rf"^[+-]?\d{{1,3}}({_THOUSANDS}\d{{3}})+$"
 _EITHER = r"^[+-]?[1-9]\d{0,2}\.\d{3}$|^[+-]?\d{0,3}$"
 _POINTS = r"^[+-]?\d*\.\d+$"
+_PADDED = r"^0\d"
+"""Matches numbers such as 05.2024, a week."""
 _PLAIN = r"^[+-]?\d*\.?\d+$"
 _NO_CENTS = r"^([+-]?\d[\d.,' ]*)[.,](?:-{1,2}|–|—)$"
 _ZERO = r"^0+([.,]0+)?$"
 _DIGITS, _USUAL = r"^[+-]?\d*$", r"^[+-]?\d*\.?\d*$"
-_GROUPED = rf"^[+-]?[1-9]\d{{0,2}}([,{_BLANK}]\d{{3}})+(\.\d+)?$"
-_SURE = rf"[{_BLANK}]|,\d{{3}},|\.|^[^,]+$"
+_GROUPED = rf"^[+-]?[1-9]\d{{0,2}}(([,{_BLANK}]\d{{3}})+|(,\d\d)+,\d{{3}})(\.\d+)?$"
+"""Thousands, also below lakhs as in India: 1,23,456."""
+_SURE = rf"[{_BLANK}]|,\d{{2,3}},|\.|^[^,]+$"
 """Matches, in a column of grouped numbers, what rules out a decimal comma."""
 
 _LATER_LINES = 1_000_000
@@ -105,7 +108,7 @@ def notation_of(
     )
     texts = columns.select(_signed(pl.all()))
     with_signs = {*where(columns, _signed(pl.all()).ne_missing(pl.all().str.strip_chars()).any())}
-    points = where(texts, _any(pl.all(), _POINTS))
+    points = where(texts, _any(pl.all(), _POINTS) & ~_any(pl.all(), _PADDED))
     either = where(texts, _any(pl.all(), _POINTS) & _all(pl.all(), _EITHER))
     comma = _any(pl.all(), _DECIMAL_COMMA if commas else _SURE_COMMA)
     decimal = where(texts, comma) if commas or len(points) == len(either) else ()

@@ -7,7 +7,7 @@ import fastexcel
 import polars as pl
 
 from tasks.ingest.contents import LINES, DialectError
-from tasks.ingest.text import header_of, lines_below, refuse_twice, with_years
+from tasks.ingest.text import header_of, lines_below, refuse_twice, with_groups, with_years
 
 
 def rows_of_excel(content: bytes, sheet: str | None = None) -> pl.LazyFrame:
@@ -31,6 +31,7 @@ def rows_of_excel(content: bytes, sheet: str | None = None) -> pl.LazyFrame:
     rows = sheets[matches[0]]
     before = header_of(rows)
     names = with_years(rows[:before], [(name or "").strip() for name in rows[before]])
+    names = with_groups(rows[:before], names)
     refuse_twice(names)
     frame = _sheets(content, skip_rows=before + 1 + lines_below(rows[before:]))[matches[0]]
     new = {c: n for c, n in zip(frame.columns, names, strict=False) if n and not n.startswith("Unnamed: 0")}

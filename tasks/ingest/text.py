@@ -89,13 +89,14 @@ def dialect_of(head: bytes, encoding: str | None = None) -> Text:
     below = lines_below(rows)
     rows = rows[:1] + rows[1 + below :]
     header = tuple(rows[0]) if rows else ()
-    names = tuple(with_years(_split(every[:before], separator), header))
+    above = _split(every[:before], separator)
+    names = tuple(with_groups(above, with_years(above, header)))
     headless = len(names) > 1 and _is_data(names, rows[1] if len(rows) > 1 else ())
     overhang = len(rows) > 1 and all(len(row) == len(names) + 1 and not row[-1] for row in rows[1:])
     names = (*names, "") if overhang else names
     if headless:
         names = tuple(f"column {n}" for n in range(1, len(names) + 1))
-    is_renamed = names != header or not is_quoted
+    is_renamed = names != header or not is_quoted or any('"' in name for name in names)
     return Text(
         encoding,
         separator,
@@ -223,7 +224,8 @@ def header_of(rows: Sequence[Sequence[str | None]]) -> int:
     numbers = [i for i in table if any(_is_number(cell) for cell in rows[i])]
     above = [i for i in table if numbers and i < numbers[0]]
     years = [sum(re.fullmatch(_YEAR, cell or "") is not None for cell in row) for row in rows]
-    return max(above or table[:1] or [0], key=lambda i: (years[i] < 2, full[i]))
+    first = [bool(row and (row[0] or "").strip()) for row in rows]
+    return max(above or table[:1] or [0], key=lambda i: (years[i] < 2, full[i], first[i]))
 
 
 def lines_below(rows: Sequence[Sequence[str | None]]) -> int:
@@ -301,6 +303,21 @@ def with_years(above: Sequence[Sequence[str | None]], names: Sequence[str]) -> l
         year = match[1] if match else year
         is_week = year and re.fullmatch(WEEK, name.strip())
         result.append(f"{year} {name}" if is_week else name or ("" if match else cell or ""))
+    return result
+
+
+def with_groups(above: Sequence[Sequence[str | None]], names: Sequence[str]) -> list[str]:
+    """`names` of a header; if one occurs twice, each behind the name of its group in the line above, in a merged cell.
+
+    >>> with_groups([["", "Pump 1", "", "Pump 2", ""]], ["time", "speed", "load", "speed", "load"])
+    ['time', 'Pump 1 speed', 'Pump 1 load', 'Pump 2 speed', 'Pump 2 load']
+    """
+    if len({*names}) == len(names) or not above or len(above[-1]) < len(names):
+        return list(names)
+    group, result = "", []
+    for name, cell in zip(names, above[-1], strict=False):
+        group = (cell or "").strip() or group
+        result.append(f"{group} {name}".strip() if name else name)
     return result
 
 

@@ -182,6 +182,34 @@ def test_western_text_is_read_without_an_encoding(tmp_path, word):
     assert rows(tmp_path / "a.csv").rows() == [("A", word)]
 
 
+def test_names_that_occur_twice_stand_behind_those_of_their_groups_in_the_line_above(tmp_path):
+    header = [",,Pump 1,,Pump 2,", "date,time,load,speed,load,speed", "2024-01-01,00:00,1,2,3,4"]
+    (tmp_path / "a.csv").write_text("\n".join(header))
+    names = ["date", "time", "Pump 1 load", "Pump 1 speed", "Pump 2 load", "Pump 2 speed"]
+    assert rows(tmp_path / "a.csv").columns == names
+    groups = [" ", "  ", "Pump 1", "   ", "Pump 2", "    "]
+    cells = {group: [line.split(",")[n] for line in header[1:]] for n, group in enumerate(groups)}
+    (tmp_path / "a.xlsx").write_bytes(_xlsx(Readings=pl.DataFrame(cells)))
+    assert rows(tmp_path / "a.xlsx").columns == names
+
+
+def test_of_two_lines_of_names_the_header_is_the_one_that_also_names_the_first_column(tmp_path):
+    (tmp_path / "a.csv").write_text(",Pump 1,Pump 2\ntime,load,speed\n2024-01-01,1,2\n")
+    assert rows(tmp_path / "a.csv").columns == ["time", "load", "speed"]
+
+
+def test_quotes_in_a_name_are_doubled_in_the_file_alone(tmp_path):
+    (tmp_path / "a.csv").write_text('time,"temp {host=""a""}"\n2024-01-01,1\n')
+    assert rows(tmp_path / "a.csv").columns == ["time", 'temp {host="a"}']
+
+
+def test_weeks_with_points_are_no_decimals(tmp_path):
+    (tmp_path / "a.csv").write_text("store;week;area\nA;05.2024;1.234\nB;10.2024;1,5\n")
+    assert read_stores(tmp_path / "a.csv")["area"].to_list() == ["1234", "1.5"]
+    (tmp_path / "a.csv").write_text("store;week;area;rent\nA;05.2024;1.234;5,5\nB;10.2024;2.345;6,5\n")
+    assert read_stores(tmp_path / "a.csv")["area"].to_list() == ["1234", "2345"]
+
+
 def test_a_page_that_is_called_a_sheet_is_told(tmp_path):
     (tmp_path / "a.xls").write_text("<html><table><tr><td>sku</td></tr></table></html>")
     with pytest.raises(SourceError, match=r"a\.xls: this is HTML, XML or PDF"):
@@ -272,6 +300,7 @@ def test_lines_before_a_header_are_no_rows(tmp_path, before):
 
 NUMBERS = {
     "12 %": "12", "$1,234.50": "1234.50", "(5)": "-5", "7-": "-7", "−8": "-8", "1'234": "1234", "1 234 567.5": "1234567.5",
+    "1,23,456": "123456", "1,00,00,000.5": "10000000.5",
 }  # fmt: skip
 
 
