@@ -317,7 +317,7 @@ def _year_first(text: pl.Series, order: DateOrder | None, *, may_lack: bool) -> 
     if order is None and first.count():
         if (first > 12).all() and first.n_unique() < third.n_unique() and (third < 32).all():
             return text.str.replace(_YEAR_LAST, "20${1}-${2}-${3}")
-        day_first, month_first = (bool((one > 12).any()) for one in (first, second))
+        day_first, month_first = _shown(first, second)
         if day_first != month_first:
             order = "day-first" if day_first else "month-first"
         elif not day_first and bool((first == second).filter(first.is_not_null()).all()):
@@ -334,6 +334,28 @@ def _year_first(text: pl.Series, order: DateOrder | None, *, may_lack: bool) -> 
     day, month = ("${1}", "${2}") if order == "day-first" else ("${2}", "${1}")
     long = text.str.replace(r"^(\d{1,2}[/-]\d{1,2}[/-])(\d{2})(\s|$)", "${1}20${2}${3}")
     return long.str.replace(_YEAR_LAST, f"${{3}}-{month}-{day}")
+
+
+def _shown(first: pl.Series, second: pl.Series) -> tuple[bool, bool]:
+    """Whether a number shows that the day comes first, and whether one shows that the month does."""
+    return bool((first > 12).any()), bool((second > 12).any())
+
+
+def shown_order(values: pl.Series) -> DateOrder | None:
+    """The order of day and month that text shows, in dates with the year last; None for others.
+
+    >>> shown_order(pl.Series(["29/01/2024", "1/2/2024"])), shown_order(pl.Series(["1/2/2024"]))
+    ('day-first', None)
+    """
+    if values.dtype != pl.String or not values.drop_nulls().head(1).str.contains(_YEAR_LAST).any():
+        return None
+    parts = values.str.strip_chars().str.extract_groups(_YEAR_LAST).struct.unnest()
+    match _shown(parts["1"].cast(pl.Int64), parts["2"].cast(pl.Int64)):
+        case (True, False):
+            return "day-first"
+        case (False, True):
+            return "month-first"
+    return None
 
 
 def _of_numbers(values: pl.Series) -> tuple[pl.Series, pl.Series]:

@@ -11,7 +11,7 @@ from tasks.storage.staging import Staged
 
 _RECENT = timedelta(days=2)
 SUM = (
-    r"(?i)^\s*((grand|sub|overall)[ -]?)?(total|totaal|totale|sum|summe|suma|somme|gesamt|gesamtsumme|ergebnis|"
+    r"(?i)^\s*((grand|sub|overall)[ -]?)?(total|totaal|totale|sum|summe|suma|gesamt|gesamtsumme|ergebnis|"
     r"gesamtergebnis|zwischensumme|razem|celkem|toplam|итого)s?\s*:?\s*$"
 )
 

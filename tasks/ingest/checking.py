@@ -10,7 +10,7 @@ import polars as pl
 from models.contracts import COLUMNS, FILE, QUARANTINE, ROW, RULE, is_unknown
 from models.errors import ContractError
 from models.scenario import Table, with_shard
-from models.times import far_from_others
+from models.times import DateOrder, far_from_others, shown_order
 from tasks.ingest.alike import SUM, alike, sums
 from tasks.ingest.batches import Batch, Request, SourceRows, rows_of
 from tasks.ingest.quarantine import as_bad, by_rule
@@ -28,6 +28,8 @@ ingest."""
 _SUM_OF = rf"{SUM}|(?i)\S\s+(total|summe|gesamt|ergebnis)\s*:?\s*$"
 """Matches the names of sums, including those of one key, such as `A1 Total`."""
 _FOOTERS = 5
+_STORED_TIMES = 10_000
+"""The most stored times that count against a new one that is far from them."""
 _TIMES = (
     "Write dates and times like 2024-01-29, 29.1.2024 14:30 or 2024-W05. If several columns make up one, join them, "
     "for example --column week=Year+Week or --column time=Date+Time."
@@ -66,7 +68,8 @@ class Intake:
 def check_table(request: Request, name: str, tables: Mapping[str, pl.LazyFrame], folder: Path) -> Intake:
     """The checked rows of a table's source. Raises if too many of them, or the source as a whole, are wrong."""
     table = request.scenario.tables[name]
-    intake = _check(request, table, folder, {name: frame.collect_schema() for name, frame in tables.items()})
+    schemas = {name: frame.collect_schema() for name, frame in tables.items()}
+    intake = _check(request, table, folder, schemas, tables.get(name))
     whole = bool(request.options.get("replace")) and table.rows_at_a_time is None
     _refuse(table, intake, 0.0 if whole else request.max_bad_share, exists=name in tables, whole=whole)
     intake.notes += alike(request.scenario, table, intake.good, tables, request.max_bad_share)
@@ -79,7 +82,11 @@ def check_table(request: Request, name: str, tables: Mapping[str, pl.LazyFrame],
 
 
 def _check(
-    request: Request, table: Table, folder: Path, schemas: Mapping[str, Mapping[str, pl.DataType]]
+    request: Request,
+    table: Table,
+    folder: Path,
+    schemas: Mapping[str, Mapping[str, pl.DataType]],
+    stored_rows: pl.LazyFrame | None,
 ) -> Intake:
     """All rows of the table's source, split into good and bad; `schemas` are those of the stored tables.
 
@@ -97,7 +104,9 @@ def _check(
     intake.bad.add(pl.DataFrame(schema=QUARANTINE))
     files: list[tuple[int, str, list[str]]] = []
     left_out: dict[str, str] = {}
+    orders: dict[DateOrder, str] = {}
     for batch in source.batches:
+        _refuse_other_order(orders, batch, table, request.options)
         good, ignored = _accept(batch, table, {**request.options, "types": types}, schemas, intake)
         files.append((intake.good.height, batch.name, good.columns))
         intake.good.add(good)
@@ -114,7 +123,7 @@ def _check(
         )
     request.units[table.name] = {**source.units}
     if intake.good.height:
-        _make_one_table(request, table, intake, files, folder)
+        _make_one_table(request, table, intake, files, folder, stored_rows)
         columns = {*intake.good.rows().collect_schema()} - {"shard"}
         intake.ignored -= columns
         intake.notes += [
@@ -123,6 +132,25 @@ def _check(
             if column in columns
         ]
     return intake
+
+
+def _refuse_other_order(
+    orders: dict[DateOrder, str], batch: Batch, table: Table, options: Mapping[str, Any]
+) -> None:
+    """Raise `SourceError` if dates show another order of day and month than another file; `orders` has those files."""
+    types = table.schema.columns()
+    for column in batch.raw.columns if options.get("dates") is None else ():
+        if column not in types or not types[column].dtype.is_temporal():
+            continue
+        order = shown_order(batch.raw[column])
+        others = [name for one, name in orders.items() if order not in (None, one)]
+        if others:
+            raise SourceError(
+                f"{batch.name}: {column} is {order}, but not in {others[0]}. Expected one order in all files of an ingest. "
+                "Read these files one by one, or choose --dates day-first or --dates month-first."
+            )
+        if order:
+            orders.setdefault(order, batch.name)
 
 
 def _accept(
@@ -158,17 +186,24 @@ def _with_values(columns: pl.DataFrame) -> list[str]:
 
 
 def _make_one_table(
-    request: Request, table: Table, intake: Intake, files: Sequence[tuple[int, str, list[str]]], folder: Path
+    request: Request,
+    table: Table,
+    intake: Intake,
+    files: Sequence[tuple[int, str, list[str]]],
+    folder: Path,
+    stored_rows: pl.LazyFrame | None,
 ) -> None:
     """Merge the good rows of all files that have the same unique columns, and remove those far from all others.
 
-    `files` are the number of the first row, the name and the columns of each file.
+    `files` are the number of the first row, the name and the columns of each file. Those of a table that is read in
+    batches are not compared with the stored rows.
     """
     if table.unique_in(request.options):
         rows = _merged(table, intake.good, files, request.options, folder / "merged")
         intake.merged, intake.good = intake.good.height - rows.height, rows
-    if len(files) > 1:
-        _remove_far(table, intake, request.sources[table.name], folder / "near")
+    others = stored_rows if table.rows_at_a_time is None else None
+    if len(files) > 1 or others is not None:
+        _remove_far(table, intake, request.sources[table.name], folder / "near", others)
 
 
 def _merged(
@@ -209,12 +244,15 @@ def _merged(
     return result
 
 
-def _remove_far(table: Table, intake: Intake, source: str, folder: Path) -> None:
-    """Move rows to the bad ones whose time is far from those of all files."""
+def _remove_far(
+    table: Table, intake: Intake, source: str, folder: Path, stored_rows: pl.LazyFrame | None
+) -> None:
+    """Move rows to the bad ones whose time is far from those of all files and of `stored_rows`."""
     schema = intake.good.rows().collect_schema()
     for time in (c for c in table.unique if c in schema and schema[c].is_temporal()):
         times = intake.good.rows().select(time).collect(engine="streaming").to_series()
-        far_times = times.filter(far_from_others(times)).unique()
+        known = [] if stored_rows is None else [_ends(stored_rows.select(time))]
+        far_times = times.filter(far_from_others(pl.concat([times, *known])).head(times.len())).unique()
         if far_times.is_empty():
             continue
         is_far = pl.col(time).is_in(far_times.implode())
@@ -222,9 +260,20 @@ def _remove_far(table: Table, intake: Intake, source: str, folder: Path) -> None
         rule = pl.lit(f"{time}|far_from_others").alias(RULE)
         intake.bad.add(as_bad(rows.drop("shard", strict=False).with_columns(rule), source, None))
         near = Staged(folder, _STAGED_IN_MEMORY)
+        near.add(rows.clear())
         for frame in intake.good.rows().filter(~is_far).collect_batches(maintain_order=True):
             near.add(frame)
         intake.good = near
+
+
+def _ends(times: pl.LazyFrame) -> pl.Series:
+    """The first and the last of stored times, as often as there are times, up to `_STORED_TIMES`."""
+    time = pl.first()
+    low, high, count = (
+        times.select(time.min().alias("low"), time.max().alias("high"), pl.len()).collect().row(0)
+    )
+    half = min(count, _STORED_TIMES) // 2
+    return pl.Series([low] * half + [high] * half, dtype=times.collect_schema().dtypes()[0])
 
 
 def _with_footers(bad: pl.DataFrame, rows: pl.DataFrame, table: Table) -> pl.DataFrame:

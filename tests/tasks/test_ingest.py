@@ -589,6 +589,29 @@ def test_a_time_that_is_far_from_those_of_all_files_goes_to_quarantine(store, tm
     assert table(store)["week"].min() == MONDAY
 
 
+def test_a_time_that_is_far_from_the_stored_ones_goes_to_quarantine(store, tmp_path):
+    csv(tmp_path / "in", sales(), "1.csv")
+    read(store, "history", str(tmp_path / "in"), SALES)
+    later = sales(weeks=1, start=MONDAY + timedelta(weeks=8))
+    clock = sales(skus=1, weeks=1, start=date(1970, 1, 5)).head(1)
+    csv(tmp_path / "later", pl.concat([later, clock]), "1.csv")
+    result = read(store, "history", str(tmp_path / "later"), SALES, max_bad_share=0.2)
+    assert result.rules == {"week|far_from_others": 1}
+    csv(tmp_path / "alone", clock, "1.csv")
+    with pytest.raises(ContractError, match=r"week\|far_from_others: 1"):
+        read(store, "history", str(tmp_path / "alone"), SALES)
+    csv(tmp_path / "before", sales(weeks=52, start=MONDAY - timedelta(weeks=52)), "1.csv")
+    assert read(store, "history", str(tmp_path / "before"), SALES).quarantined == 0
+
+
+def test_files_that_show_different_orders_of_day_and_month_are_refused(store, tmp_path):
+    for name, form in (("a.csv", "%d/%m/%Y"), ("b.csv", "%m/%d/%Y")):
+        weeks = pl.col("week").dt.strftime(form)
+        csv(tmp_path / "in", sales(skus=1).with_columns(weeks, sku=pl.lit(name)), name)
+    with pytest.raises(SourceError, match=r"b\.csv: week is month-first, but not in a\.csv"):
+        read(store, "history", str(tmp_path / "in"), SALES)
+
+
 def test_a_further_column_is_one_if_files_spell_it_in_two_ways(store, tmp_path):
     csv(tmp_path / "in", sales(), "1.csv")
     csv(tmp_path / "in", sales(start=MONDAY + timedelta(weeks=8)).rename({"price": "PRICE"}), "2.csv")
