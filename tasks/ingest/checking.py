@@ -285,7 +285,7 @@ def _with_footers(bad: pl.DataFrame, rows: pl.DataFrame, table: Table) -> pl.Dat
     is_sum = pl.any_horizontal(pl.col(columns).cast(pl.String).str.contains(_SUM_OF)).fill_null(False)
     last = rows.tail(_FOOTERS).reverse()
     footers = last.filter((lacks & (empty | is_sum)).cum_min())[ROW].implode()
-    subtotals = rows.filter(lacks & is_sum)[ROW].implode()
+    subtotals = rows.filter(lacks).filter(is_sum)[ROW].implode()
     rule = pl.when(pl.col(ROW).is_in(footers)).then(pl.lit(_FOOTER))
     return bad.with_columns(
         rule.when(pl.col(ROW).is_in(subtotals)).then(pl.lit(_SUBTOTAL)).otherwise(RULE).alias(RULE)
