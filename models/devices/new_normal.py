@@ -2,13 +2,15 @@
 
 **Memory.** If at least a twentieth of a sensor's readings of the hour have a p-value of at most 0.001, or three
 twentieths one of at most 0.01, each of them is compared with the readings of the last `Options.hold_hours`, at least
-`MEMORY_INTERVALS` intervals: its p-value is at least the share of these that were as unusual (a rolling conformal
-p-value, so the share of calls follows alpha whatever the sensor does, as in Gibbs & Candes 2021, NeurIPS 34). Readings
-less than 15 minutes or two intervals older count only if more than `BROKEN` times that share of the others have a
-p-value of at most 0.001: so a fault after a calm day is called for that long, and again if it gets worse. If the sensor
-was unusual before, the logarithm by which a p-value lies below `OFTEN_AT` is multiplied by log(`USUAL_SHARE`) / log(q),
-where q is the `USUAL_SHARE` quantile of its earlier p-values. On a sensor that drifts, a reading farther out
-than any before is not unusual.
+`MEMORY_INTERVALS` intervals; runs of one value with runs only. Its p-value is at least its rank among them divided by
+their number, both with itself (a rolling conformal p-value, so the share of calls follows alpha whatever the sensor does, as
+in Gibbs & Candes 2021, NeurIPS 34). A record, more unusual than all of them, keeps its p-value: one in their number
+is a record, so that there must be 1 / `OFTEN_AT` of them. Readings less than 15 minutes or two intervals older count
+only if more than `BROKEN` times that share of the others have a p-value of at most 0.001: so a fault after a calm day is
+called for that long, and again if it gets worse. If the sensor was unusual in the last `Options.hold_hours`, at least
+`USUAL_INTERVALS` intervals, the logarithm by which a p-value lies below `OFTEN_AT` is multiplied by
+log(`USUAL_SHARE`) / log(q), where q is the `USUAL_SHARE` quantile of its earlier p-values. On a sensor that drifts, a
+reading farther out than any before is not unusual.
 
 **The new normal.** The rule: in each quarter of the hold (`Options.hold_hours`, at least `FEWEST_INTERVALS`
 intervals) before the hour, at least a fifth of the sensor's readings are anomalies, at least two. Then a detector
@@ -35,7 +37,7 @@ from models.devices.training import files_of, fit_grid, frames_of, one_joint
 from models.scenario import Scores
 
 HOUR = timedelta(hours=1)
-FEWEST_INTERVALS, MEMORY_INTERVALS = 240, 500
+FEWEST_INTERVALS, USUAL_INTERVALS, MEMORY_INTERVALS = 240, 500, 1000
 OFTEN_AT, BROKEN = 0.001, 2
 SUSPECT = ((OFTEN_AT, 0.05), (0.01, 0.15))
 """Pairs of a p-value and the share of an hour's readings at or below it from which a sensor counts as called often."""
@@ -46,6 +48,8 @@ USUAL_SHARE = 0.1
 """The quantile of the earlier p-values that measures how unusual they were."""
 QUARTERS = 4
 STAYED_SHARE, FEWEST_ANOMALIES = 0.2, 2
+_FLAT = (pl.col("cause").eq_missing("flat")).alias("flat")
+"""A run of one value is compared only with other runs, however extreme the sensor's values."""
 _JUDGED = ("score", "p_value", "is_anomaly", "rung", "cause", "expected", "low", "high")
 REASON = "new normal: in the {:g} hours before, it differed from the training; also judged by these hours"
 
@@ -87,7 +91,8 @@ def with_new_normal(
     shifts = _lasting(past.filter(pl.col("time") >= first - hold), first - hold, hold)
     usual = outside(past, faults, step)
     called_for = max(CALLED_FOR, FEWEST_CALLED * step)
-    rows = with_memory(scores.rows, usual, first, options.alpha, called_for, without=shifts)
+    usual_for = max(hold, USUAL_INTERVALS * step)
+    rows = with_memory(scores.rows, usual, first, options.alpha, called_for, usual_for, without=shifts)
     if shifts.is_empty():
         return Scores(rows, scores.keys)
     devices = shifts.select("device").unique()
@@ -95,7 +100,7 @@ def with_new_normal(
     again = _model_of(readings, devices, faults, first - hold, first, options, model)
     both = scorer(again, keys, first - hold, until).rows.join(shifts, on=list(KEY), how="semi")
     now, before = both.filter(pl.col("time") >= first), both.filter(pl.col("time") < first)
-    now = with_memory(now, outside(before, faults, step), first, options.alpha, called_for)
+    now = with_memory(now, outside(before, faults, step), first, options.alpha, called_for, usual_for)
     judged_keys = now.filter(pl.col("p_value").is_not_null()).select(*KEY).unique()
     return Scores(
         _since(_lesser(rows, now), judged_keys, first - hold),
@@ -109,12 +114,13 @@ def with_memory(
     first: datetime,
     alpha: float,
     called_for: timedelta,
+    usual_for: timedelta,
     without: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """`rows` of an hour, with p-values of at least the share of earlier readings that were as unusual; see the module.
+    """`rows` of an hour, with p-values of at least the share of readings so far that were as unusual; see the module.
 
     `past` are the rows of the same keys before the hour, which begins at `first`. Only keys that are called often are
-    compared, except those in `without`.
+    compared, except those in `without`. How unusual they were is measured over `usual_for`.
     """
     frequent = _called_often(rows)
     if without is not None:
@@ -125,7 +131,7 @@ def with_memory(
     )
     if now.is_empty() or before.is_empty():
         return rows
-    shares = _shares(now, before, first, called_for)
+    shares = _shares(now, before, first, called_for, usual_for)
     both = rows.join(shares, on=[*KEY, "time"], how="left", maintain_order="left")
     beyond = OFTEN_AT * (pl.col("p_value").clip(upper_bound=OFTEN_AT) / OFTEN_AT).pow(pl.col("power"))
     p = pl.max_horizontal("p_value", beyond, "share")
@@ -136,23 +142,28 @@ def with_memory(
     ).select(rows.columns)
 
 
-def _shares(now: pl.DataFrame, before: pl.DataFrame, first: datetime, called_for: timedelta) -> pl.DataFrame:
-    """For each row of `now`: device, tag, time, the `share` of earlier rows that were as unusual, and `power`.
+def _shares(
+    now: pl.DataFrame, before: pl.DataFrame, first: datetime, called_for: timedelta, usual_for: timedelta
+) -> pl.DataFrame:
+    """For each row of `now`: device, tag, time, the `share` of rows up to it that are as unusual, and `power`.
 
-    `power` is that of a p-value below `OFTEN_AT`, by how unusual the sensor's readings were `before`.
+    The share counts the row itself, but is 0 if no earlier row was as unusual. `power` is that of a p-value below
+    `OFTEN_AT`, by how unusual the sensor's readings were in the time `usual_for` before `first`.
     """
     is_old = pl.col("time") < first - called_for
-    share = (pl.col("p_value") <= OFTEN_AT).filter(is_old).mean().fill_null(0.0)
-    usual = pl.col("p_value").filter(is_old).quantile(USUAL_SHARE).fill_null(USUAL_SHARE)
+    p_values = pl.col("p_value").filter(is_old, pl.col("time") >= first - usual_for)
+    often = (p_values <= OFTEN_AT).mean().fill_null(0.0)
+    usual = p_values.quantile(USUAL_SHARE).fill_null(USUAL_SHARE)
     power = (math.log(USUAL_SHARE) / usual.clip(P_FLOOR, USUAL_SHARE).log()).alias("power")
     facts = before.group_by(KEY).agg(
-        is_old.sum().alias("n"), (share > BROKEN * OFTEN_AT).alias("broken"), power
+        is_old.sum().alias("n"), (often > BROKEN * OFTEN_AT).alias("broken"), power
     )
     shares = _as_unusual(now, before.filter(is_old)).join(facts, on=list(KEY), how="inner")
-    near = pl.concat([before.filter(~is_old), now]).select(*KEY, "time", "score")
+    near = pl.concat([before.filter(~is_old), now]).select(*KEY, _FLAT, "time", "score")
     shares = shares.join(_near(now.join(facts, on=list(KEY)), near, called_for), on=[*KEY, "time"])
     n, as_unusual = (pl.col(name) + pl.col(f"near_{name}") for name in ("n", "as_unusual"))
-    return shares.select(*KEY, "time", "power", share=as_unusual / (n + 1))
+    share = pl.when(as_unusual > 0).then((as_unusual + 1) / (n + 1)).otherwise(0.0)
+    return shares.select(*KEY, "time", "power", share=share)
 
 
 def _as_high_as(score: str) -> pl.Expr:
@@ -162,14 +173,10 @@ def _as_high_as(score: str) -> pl.Expr:
 
 def _as_unusual(now: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
     """For each row of `now`, the number of rows of its key in `before` that are as unusual: `as_unusual`."""
-    columns = [*KEY, "time", "score"]
-    every = pl.concat(
-        [
-            before.select(*KEY, "time", _as_high_as("score")).with_columns(old=1),
-            now.select(columns).with_columns(old=0),
-        ]
-    ).sort(*KEY, "score", "old", descending=[False, False, True, True])
-    counts = every.with_columns(pl.col("old").cum_sum().over(KEY).alias("as_unusual"))
+    old = before.select(*KEY, _FLAT, "time", _as_high_as("score"), old=1)
+    every = pl.concat([old, now.select(*KEY, _FLAT, "time", "score", old=0)])
+    every = every.sort(*KEY, "score", "old", descending=[False, False, True, True])
+    counts = every.with_columns(pl.col("old").cum_sum().over(*KEY, "flat").alias("as_unusual"))
     return counts.filter(old=0).select(*KEY, "time", "as_unusual")
 
 
@@ -180,8 +187,8 @@ def _near(now: pl.DataFrame, near: pl.DataFrame, called_for: timedelta) -> pl.Da
     """
     ago = pl.col("time") - pl.col("time|2")
     counts = (ago >= called_for) | (pl.col("broken") & (ago > timedelta(0)))
-    as_unusual = counts & (_as_high_as("score|2") >= pl.col("score"))
-    pairs = now.select(*KEY, "time", "score", "broken").join(near, on=list(KEY), suffix="|2")
+    as_unusual = counts & (_as_high_as("score|2") >= pl.col("score")) & (pl.col("flat") == pl.col("flat|2"))
+    pairs = now.select(*KEY, _FLAT, "time", "score", "broken").join(near, on=list(KEY), suffix="|2")
     return pairs.group_by(*KEY, "time").agg(
         counts.sum().cast(pl.Int64).alias("near_n"),
         as_unusual.sum().cast(pl.Int64).alias("near_as_unusual"),

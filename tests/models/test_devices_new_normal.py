@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from deltalake import write_deltalake
 
-from models.devices.new_normal import with_memory
+from models.devices.new_normal import MEMORY_INTERVALS, with_memory
 from models.devices.scenario import DEVICES
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -91,50 +91,96 @@ def test_on_a_sensor_that_breaks_the_promise_every_hour_the_share_of_calls_retur
     assert hour_after(model, past, before, last).rows["is_anomaly"].mean() <= 0.02
 
 
-def test_a_rolling_p_value_is_the_share_of_earlier_scores_that_are_as_high():
+def test_a_rolling_p_value_is_the_share_of_scores_so_far_that_are_as_high_unless_it_is_the_highest():
     random = np.random.default_rng(1)
     scores = random.normal(size=400).round(1)
     times = [START + n * MINUTE for n in range(400)]
-    rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores})
+    rows = pl.DataFrame(
+        {"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores, "cause": "value"}
+    )
     rows = rows.with_columns(p_value=pl.lit(1e-4), is_anomaly=pl.lit(value=True))
     rows = rows.with_columns(p_value=pl.when(pl.col("score") > 1.0).then(1e-4).otherwise(0.5))
-    p_values = with_memory(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
+    p_values = with_memory(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE, 24 * HOUR)[
+        "p_value"
+    ].to_numpy()
     earlier = scores + np.abs(scores) / 100
-    expected = [
-        max(rows["p_value"][340 + i], (earlier[: 340 + i] >= scores[340 + i]).sum() / (341 + i))
-        for i in range(60)
-    ]
+    as_high = np.array([(earlier[:i] >= scores[i]).sum() for i in range(340, 400)])
+    shares = np.where(as_high > 0, as_high + 1, 0) / np.arange(341, 401)
+    expected = np.maximum(rows["p_value"][340:], shares)
     np.testing.assert_allclose(p_values, expected)
+
+
+def test_of_a_sensor_with_a_heavier_tail_than_learnt_about_a_thousandth_is_called_at_a_thousandth():
+    random, hours, called, n = np.random.default_rng(4), 150, 0, MEMORY_INTERVALS
+    times = [START + i * MINUTE for i in range(n + 12)]
+    for _ in range(hours):
+        p = random.uniform(size=n + 12) ** 2
+        rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "p_value": p})
+        rows = rows.with_columns(
+            score=-pl.col("p_value").log(), is_anomaly=pl.col("p_value") <= 0.001, cause=pl.lit("value")
+        )
+        called += with_memory(rows[n:], rows[:n], times[n], 0.001, 2 * MINUTE, 24 * HOUR)["is_anomaly"].sum()
+    assert 0 < called / (12 * hours) < 0.0015
+
+
+def test_runs_of_one_value_are_compared_with_runs_only():
+    times = [START + n * MINUTE for n in range(600)]
+    rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "score": 1.0})
+    rows = rows.with_columns(
+        p_value=pl.when(pl.col("time") >= times[-6]).then(1e-6).otherwise(0.5),
+        score=pl.when(pl.col("time") == times[100])
+        .then(9.0)
+        .when(pl.col("time") >= times[-6])
+        .then(8.0)
+        .otherwise(1.0),
+        is_anomaly=True,
+    )
+    for cause, is_called in (("value", False), ("flat", True)):
+        now = rows[540:].with_columns(cause=pl.lit(cause))
+        judged = with_memory(
+            now, rows[:540].with_columns(cause=pl.lit("value")), times[540], 0.001, 15 * MINUTE, 24 * HOUR
+        )
+        assert judged["is_anomaly"][-6:].to_list() == [is_called] * 6
 
 
 def test_readings_of_the_last_half_hour_do_not_count_where_the_day_was_calm():
     scores = np.r_[np.zeros(340), 4.0, np.full(59, 3.0)]
     times = [START + n * MINUTE for n in range(400)]
-    rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores})
+    rows = pl.DataFrame(
+        {"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores, "cause": "value"}
+    )
     rows = rows.with_columns(p_value=pl.when(pl.col("score") > 0).then(1e-6).otherwise(0.5), is_anomaly=True)
-    p_values = with_memory(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
+    p_values = with_memory(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE, 24 * HOUR)[
+        "p_value"
+    ].to_numpy()
     assert (p_values[:30] == 1e-6).all()
-    np.testing.assert_allclose(p_values[30:], np.arange(1, 31) / (342 + np.arange(30)))
+    np.testing.assert_allclose(p_values[30:], np.arange(2, 32) / (342 + np.arange(30)))
 
 
 @pytest.mark.parametrize(("last", "share"), [(4.03, 30 / 401), (4.05, 1e-6)])
 def test_what_is_hardly_more_unusual_than_before_is_no_more_unusual(last, share):
     scores = np.r_[np.zeros(340), np.full(30, 4.0), np.zeros(29), last]
     times = [START + n * MINUTE for n in range(400)]
-    rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores})
+    rows = pl.DataFrame(
+        {"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores, "cause": "value"}
+    )
     rows = rows.with_columns(p_value=pl.when(pl.col("score") > 0).then(1e-6).otherwise(0.5), is_anomaly=True)
-    p_value = with_memory(rows[340:], rows[:340], times[340], 0.001, 20 * MINUTE)["p_value"][-1]
+    p_value = with_memory(rows[340:], rows[:340], times[340], 0.001, 20 * MINUTE, 24 * HOUR)["p_value"][-1]
     assert p_value == pytest.approx(share, rel=0.1)
 
 
 def test_a_share_at_a_hundredth_that_is_far_too_high_returns_to_a_hundredth():
     scores = np.tile([0.0, 1.0, 2.0, 3.0], 100)
     times = [START + n * MINUTE for n in range(400)]
-    rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores})
+    rows = pl.DataFrame(
+        {"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores, "cause": "value"}
+    )
     rows = rows.with_columns(
         p_value=pl.when(pl.col("score") > 2.5).then(0.008).otherwise(0.5), is_anomaly=False
     )
-    p_values = with_memory(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
+    p_values = with_memory(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE, 24 * HOUR)[
+        "p_value"
+    ].to_numpy()
     np.testing.assert_allclose(p_values[3::4], 0.25, atol=0.01)
 
 
@@ -235,9 +281,13 @@ def test_how_far_out_a_reading_is_counts_less_on_a_sensor_that_has_been_far_out_
     random = np.random.default_rng(2)
     chance = np.r_[random.uniform(size=399) ** 2, 1e-7]
     times = [START + n * MINUTE for n in range(400)]
-    rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "p_value": chance})
+    rows = pl.DataFrame(
+        {"device": "d", "tag": "t", "time": times, "value": 1.0, "p_value": chance, "cause": "value"}
+    )
     rows = rows.with_columns(score=-pl.col("p_value").log(), is_anomaly=pl.col("p_value") <= 0.001)
-    p_values = with_memory(rows[340:], rows[:340], times[340], 0.001, 20 * MINUTE)["p_value"].to_numpy()
+    p_values = with_memory(rows[340:], rows[:340], times[340], 0.001, 20 * MINUTE, 24 * HOUR)[
+        "p_value"
+    ].to_numpy()
     power = np.log(0.1) / np.log(np.quantile(chance[:340], 0.1))
     assert power == pytest.approx(0.5, abs=0.1)
     assert p_values[-1] == pytest.approx(1e-3 * 1e-4**power, rel=0.1)

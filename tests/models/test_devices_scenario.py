@@ -258,7 +258,7 @@ def test_an_anomalous_device_does_not_change_the_rows_of_others(model, readings,
     rows = score(model, altered).rows
     others = pl.col("device") != "d00006"
     assert_frame_equal(rows.filter(others), whole.rows.filter(others), check_exact=True)
-    assert rows.filter(~others)["is_anomaly"].mean() > 0.5
+    assert rows.filter(~others)["is_anomaly"].mean() > 0.4
 
 
 def test_the_backtest_says_how_often_detectors_alarm_and_how_often_they_miss(trained):
