@@ -183,7 +183,9 @@ class TelemetryTable(MachinesTable):
             )
         result = super().accept(raw, options)
         good = result.good
-        if not sensors(good.lazy()):
+        if len(only := sensors(good.lazy())) == 1:
+            _refuse_readings(raw, only[0])
+        if not only:
             raise ContractError(
                 f"{self.name}: no column with readings. Found: {', '.join(c for c in raw.columns if c != ROW)}. "
                 "Expected at least one numeric column besides machine_id and time, e.g. vibration. "
@@ -198,6 +200,17 @@ class TelemetryTable(MachinesTable):
                 "its length. Set it with --telemetry-hours, e.g. 1."
             )
         return dataclasses.replace(result, good=with_end_times(good.lazy(), hours).collect())
+
+
+def _refuse_readings(raw: pl.DataFrame, value: str) -> None:
+    """Raise `ContractError` if the only column of numbers has the readings of several sensors, which a text names."""
+    texts = (c for c in raw.columns if raw[c].dtype == pl.String and c not in ("machine_id", "time"))
+    tag = next((c for c in texts if re.search(_TAG, c) and raw[c].n_unique() > 1), None)
+    if tag:
+        raise ContractError(
+            f"'{value}' is the only column of readings, and '{tag}' names several, such as {raw[tag].drop_nulls()[0]}. If "
+            f"these are sensors, add --layout tag-value --column tag={tag} --column value={value}; otherwise remove '{tag}'."
+        )
 
 
 def is_dated(rows: pl.LazyFrame, timezone: str) -> bool | None:
@@ -239,6 +252,7 @@ _PREVENTIVE_WORK = (
     r"préventif|préventive|preventivo|preventiva)$"
 )
 """Matches the names of columns for the type of work, and the types that are no repair, as in maintenance systems."""
+_TAG = r"(?i)tag|sensor|signal|param|variable|measur|channel|metric|reading|point|quantity"
 _REGULAR = 0.25
 _SHOWN, _FEW = 5, 3
 _ALIKE = 1.1

@@ -7,7 +7,17 @@ from typing import Any
 
 import polars as pl
 
-from models.contracts import COLUMNS, FILE, QUARANTINE, ROW, RULE, is_unknown
+from models.contracts import (
+    COLUMNS,
+    FILE,
+    MARK,
+    QUARANTINE,
+    ROW,
+    RULE,
+    AcceptResult,
+    is_row_number,
+    is_unknown,
+)
 from models.errors import ContractError
 from models.scenario import Table, with_shard
 from models.times import DateOrder, far_from_others, shown_order
@@ -165,6 +175,8 @@ def _accept(
         result = table.accept(batch.raw, options)
     except ContractError as error:
         raise ContractError(f"{batch.name}: {error}") from None
+    if table.amounts and options.get("duplicates") is None:
+        _refuse_transactions(batch, result, table)
     bad = _with_footers(result.bad, batch.raw, table) if result.good.height else result.bad
     bad_rows = batch.raw.join(bad, on=ROW, how="inner", maintain_order="left")
     intake.bad.add(as_bad(bad_rows, batch.name, batch.number))
@@ -177,6 +189,32 @@ def _accept(
     good = good.with_columns(pl.lit(None, pl.String).alias(name) for name in empty)
     good = with_shard(good, table.shard_by, options["shards"]) if table.shard_by else good
     return good, {*result.ignored, *no_numbers} - {*empty}
+
+
+def _refuse_transactions(batch: Batch, result: AcceptResult, table: Table) -> None:
+    """Raise `ContractError` if rows that are the same in the table differ in the file, in a column that is left out or
+    in the time of day: they are several sales, and not one that is repeated."""
+    types = table.schema.columns()
+    raw = batch.raw
+    dates = [c for c in table.unique if types[c].dtype == pl.Date and raw[c].dtype == pl.String]
+    times = [c for c in dates if raw[c].drop_nulls().head(1).str.contains(r"\d:\d\d").any()]
+    others = [*times, *(c for c in result.ignored if not is_row_number(raw, c))]
+    if not others:
+        return
+    raw = raw.join(result.bad, on=ROW, how="anti", maintain_order="left")
+    own = result.good.columns
+    rows = result.good.hstack(raw.select(pl.col(others).name.prefix(MARK)))
+    several = rows.filter(pl.struct(own).is_duplicated()).unique(maintain_order=True)
+    several = several.filter(pl.struct(own).is_duplicated()).sort(own, maintain_order=True).head(2)
+    if several.is_empty():
+        return
+    column = next((c for c in others if several[f"{MARK}{c}"].n_unique() > 1), others[0])
+    key = ", ".join(f"{c} {several[c][0]}" for c in table.unique)
+    one, other = several[f"{MARK}{column}"]
+    raise ContractError(
+        f"{batch.name}: rows with the same values, such as those of {key}, differ in '{column}': {one} and {other}. They "
+        "are several sales, unless they are repeated. Choose: --duplicates add, or --duplicates last, which counts one."
+    )
 
 
 def _with_values(columns: pl.DataFrame) -> list[str]:

@@ -223,6 +223,7 @@ def header_of(rows: Sequence[Sequence[str | None]]) -> int:
     table = [i for i, count in enumerate(full) if 2 * count >= width - 1]
     numbers = [i for i in table if any(_is_number(cell) for cell in rows[i])]
     above = [i for i in table if numbers and i < numbers[0]]
+    above = [i for i in above if full[i] < width] or above
     years = [sum(re.fullmatch(_YEAR, cell or "") is not None for cell in row) for row in rows]
     first = [bool(row and (row[0] or "").strip()) for row in rows]
     return max(above or table[:1] or [0], key=lambda i: (years[i] < 2, full[i], first[i]))

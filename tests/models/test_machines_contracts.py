@@ -81,6 +81,15 @@ def test_preventive_work_is_no_failure(column, planned, repair):
     assert accepted("maintenance", work).bad.is_empty()
 
 
+def test_readings_of_several_sensors_in_one_column_are_no_sensor():
+    rows = pl.DataFrame(
+        {"machine_id": ["a"] * 2, "time": [START] * 2, "level": [1.0, 2.0], "channel": ["t", "v"]}
+    )
+    with pytest.raises(ContractError, match=r"'level' is the only .*--layout tag-value --column tag=channel"):
+        accepted("telemetry", rows)
+    assert accepted("telemetry", rows.with_columns(channel=pl.lit("t"))).good.height == 2
+
+
 def test_simulated_tables_keep_their_contracts(fleet):
     for name, table in TABLES.items():
         result = accepted(name, fleet[name])

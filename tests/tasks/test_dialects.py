@@ -198,6 +198,23 @@ def test_of_two_lines_of_names_the_header_is_the_one_that_also_names_the_first_c
     assert rows(tmp_path / "a.csv").columns == ["time", "load", "speed"]
 
 
+def test_a_line_above_the_header_may_have_more_cells(tmp_path):
+    lines = [
+        '"TOA5","logger","x","1"',
+        "time,RECORD,speed",
+        "TS,RN,m/s",
+        ",,Avg",
+        "2024-01-01,1,2.5",
+        "2024-01-02,2,3.5",
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    assert rows(tmp_path / "a.csv").row(0, named=True) == {
+        "time": "2024-01-01",
+        "RECORD": "1",
+        "speed": "2.5",
+    }
+
+
 def test_quotes_in_a_name_are_doubled_in_the_file_alone(tmp_path):
     (tmp_path / "a.csv").write_text('time,"temp {host=""a""}"\n2024-01-01,1\n')
     assert rows(tmp_path / "a.csv").columns == ["time", 'temp {host="a"}']

@@ -174,6 +174,18 @@ def test_rows_that_are_the_same_count_once_and_are_told(store, tmp_path):
     assert (result.read, result.accepted, result.quarantined, result.merged) == (82, 81, 0, 1)
 
 
+@pytest.mark.parametrize(
+    ("receipt", "column"), [("r{n},2024-01-01", "receipt"), ("r,2024-01-01 09:{n:02}", "week")]
+)
+def test_sales_that_differ_only_in_what_is_left_out_are_several(store, tmp_path, receipt, column):
+    lines = [f"{receipt.format(n=n)},A,N,1\n" for n in range(60)]
+    (tmp_path / "a.csv").write_text("receipt,week,sku,store,units\n" + "".join(lines))
+    with pytest.raises(ContractError, match=rf"2024-01-01, differ in '{column}'.*--duplicates add"):
+        read(store, "history", str(tmp_path / "a.csv"), SALES)
+    read(store, "history", str(tmp_path / "a.csv"), SALES, duplicates="add")
+    assert table(store)["units"].to_list() == [60.0]
+
+
 def test_keys_with_control_characters_go_to_quarantine(store, tmp_path):
     result = read(store, "history", with_lines(tmp_path, "9\a,A,2024-01-01,1,1"), SALES)
     assert result.rules == {"sku|control_characters": 1}
