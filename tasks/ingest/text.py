@@ -221,12 +221,16 @@ def header_of(rows: Sequence[Sequence[str | None]]) -> int:
     width = mode(len(row) for row in rows)
     full = [sum(bool(cell and cell.strip()) for cell in row[1:]) for row in rows]
     table = [i for i, count in enumerate(full) if 2 * count >= width - 1]
-    numbers = [i for i in table if any(_is_number(cell) for cell in rows[i])]
-    above = [i for i in table if numbers and i < numbers[0]]
-    above = [i for i in above if full[i] < width] or above
+    above = _above_numbers(rows, [i for i in table if full[i] < width]) or _above_numbers(rows, table)
     years = [sum(re.fullmatch(_YEAR, cell or "") is not None for cell in row) for row in rows]
     first = [bool(row and (row[0] or "").strip()) for row in rows]
     return max(above or table[:1] or [0], key=lambda i: (years[i] < 2, full[i], first[i]))
+
+
+def _above_numbers(rows: Sequence[Sequence[str | None]], some: Sequence[int]) -> list[int]:
+    """Those of `some` rows, by index, that are above the first one with numbers."""
+    first = next((i for i in some if any(_is_number(cell) for cell in rows[i])), 0)
+    return [i for i in some if i < first]
 
 
 def lines_below(rows: Sequence[Sequence[str | None]]) -> int:
