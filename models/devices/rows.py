@@ -1,5 +1,6 @@
 """The rows of an hour as they are published, and the block of sensors that they come from."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from models.devices import channels
 from models.devices.contracts import KEY
 from models.devices.grid import LOOKBACK, Floats, Grid
 from models.devices.model import RUNGS
-from models.devices.options import Options
+from models.devices.options import HIGHEST_ALPHA, Options
 
 CAUSES = (*channels.CHANNELS, "missing", "joint")
 SCORES: dict[str, Any] = {
@@ -46,9 +47,23 @@ def as_scores(rows: pl.LazyFrame) -> pl.LazyFrame:
     return rows.with_columns(nulls).select(list(SCORES))
 
 
-@dataclass
+@dataclass(frozen=True)
+class Part:
+    """The results of the sensors at the rows `at` of a grid; all but `at` and `rung` broadcast to (len(at), columns)."""
+
+    at: NDArray[np.int64]
+    rung: pl.Series
+    score: Floats
+    p_value: Floats
+    cause: NDArray[np.int8]
+    expected: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True)
 class Block:
-    """The results for the cells of some sensors in the hour; arrays of shape (S, columns), to be filled in."""
+    """The results of all sensors of a grid in the columns from LOOKBACK on; arrays of shape (S, columns)."""
 
     grid: Grid
     has_reading: NDArray[np.bool_]
@@ -60,26 +75,28 @@ class Block:
     expected: Floats
     low: Floats
     high: Floats
-    units: Floats
-    """Distances from the expected values in the sensor's scale, in the whole grid; NaN if there is none."""
 
     @classmethod
-    def of(cls, grid: Grid, first: int, has_reading: NDArray[np.bool_]) -> "Block":
-        """An empty block for the columns of `grid` from `first` on."""
-        keys, columns = grid.keys.height, grid.intervals - first
-        score, p_value, expected, low, high = (np.full((keys, columns), np.nan) for _ in range(5))
-        return cls(
-            grid=grid,
-            has_reading=has_reading,
-            rung=np.full(keys, RUNGS.index("none"), np.int8),
-            score=score,
-            p_value=p_value,
-            cause=np.full((keys, columns), -1, np.int8),
-            expected=expected,
-            low=low,
-            high=high,
-            units=np.full_like(grid.values, np.nan),
-        )
+    def of(
+        cls, grid: Grid, has_reading: NDArray[np.bool_], parts: Iterable[Part], p_of_missing: Floats
+    ) -> "Block":
+        """The results of `parts`, and of missing readings with a p-value of at most HIGHEST_ALPHA; no two share a sensor."""
+        shape = (grid.keys.height, grid.intervals - LOOKBACK)
+        rung, cause = np.full(shape[0], RUNGS.index("none"), np.int8), np.full(shape, -1, np.int8)
+        columns = {name: np.full(shape, np.nan) for name in ("score", "p_value", "expected", "low", "high")}
+        for part in parts:
+            rung[part.at], cause[part.at] = _numbers(part.rung), part.cause
+            for name, column in columns.items():
+                column[part.at] = getattr(part, name)
+        is_missing = p_of_missing <= HIGHEST_ALPHA
+        columns["score"] = np.where(is_missing, np.sqrt(-2 * np.log(p_of_missing)), columns["score"])
+        columns["p_value"] = np.where(is_missing, p_of_missing, columns["p_value"])
+        cause = np.where(is_missing, np.int8(CAUSES.index("missing")), cause)
+        return cls(grid, has_reading, rung=rung, cause=cause, **columns)
+
+
+def _numbers(rungs: pl.Series) -> NDArray[np.int8]:
+    return rungs.replace_strict(list(RUNGS), list(range(len(RUNGS))), return_dtype=pl.Int8).to_numpy()
 
 
 def rows_of(block: Block, options: Options) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """Scoring an hour: the rows of all requested sensors in one pass over the columns of the model."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from statistics import NormalDist
 
@@ -25,10 +25,10 @@ from models.devices.calibration import Tails, corrected_p_values, p_value_before
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.detectors import DETECTORS
 from models.devices.grid import LOOKBACK, Floats, Grid, panel_of, with_timezone
-from models.devices.model import DISCRETE_RUNGS, ROBUST_RUNGS, RUNGS, Model
+from models.devices.model import DISCRETE_RUNGS, ROBUST_RUNGS, Model
 from models.devices.options import HIGHEST_ALPHA, Options
 from models.devices.pace import GRIDS, at_pace, by_pace, ceiling, floor, of_devices, portions
-from models.devices.rows import CAUSES, SCORES, Block, rows_of, with_verdict
+from models.devices.rows import CAUSES, SCORES, Block, Part, rows_of, with_verdict
 from models.scenario import Scores
 
 HOUR = timedelta(hours=1)
@@ -140,13 +140,12 @@ def _score_grid(
     grid = _without_sentinels(model, grid)
     has_reading = ~np.isnan(grid.values)
     grid = conversion.converted(grid, conversion.taken_in(model.frames["sensors"], grid.keys))
-    block = Block.of(grid, LOOKBACK, has_reading)
     rungs = model.rungs(grid.keys)
-    _score_varying(model, block, rungs["rung"], options)
-    _score_discrete(model, block, rungs["rung"])
-    _score_pooled(model, block, rungs["rung"], options)
-    _score_missing(model, block, rungs["rung"], readings)
-    own, together, outcome = _joint_rows(model, block, keys, options)
+    measured = _measured(model, grid)
+    parts = _parts(model, grid, rungs["rung"], measured, options)
+    p_of_missing = _p_of_missing(model, grid, has_reading, rungs["rung"], readings)
+    block = Block.of(grid, has_reading, parts, p_of_missing)
+    own, together, outcome = _joint_rows(model, grid, measured, keys, options)
     rows = rows_of(block, options).join(keys, on=list(KEY), how="semi", maintain_order="left")
     rows = _in_order([(grid.keys, rows), (own, together)])
     sensors = keys.filter(pl.col("tag") != JOINT_TAG)
@@ -176,15 +175,66 @@ def _where(rung: pl.Series, names: tuple[str, ...]) -> NDArray[np.int64]:
     return np.flatnonzero(rung.is_in(names).fill_null(False).to_numpy())
 
 
-def _score_varying(model: Model, block: Block, rung: pl.Series, options: Options) -> None:
+@dataclass(frozen=True)
+class _Measured:
+    """The sensors at the rows `at` of a grid that have a robust detector, and the values that it expects in the whole grid.
+
+    They vary, or are coarse and so also input of a joint detector.
+    """
+
+    at: NDArray[np.int64]
+    grid: Grid
+    detectors: robust.Fitted
+    expected: Floats
+
+    def take(self, rows: NDArray[np.int64]) -> "_Measured":
+        """The sensors at `rows`, in that order."""
+        return _Measured(self.at[rows], self.grid.take(rows), self.detectors.take(rows), self.expected[rows])
+
+
+def _measured(model: Model, grid: Grid) -> _Measured | None:
+    """None if the model has no robust detectors."""
+    if "robust" not in model.frames:
+        return None
+    keys = grid.keys.select(*KEY).with_row_index("at")
+    rows = keys.join(model.frames["robust"], on=list(KEY), how="semi", maintain_order="left")
+    at = rows["at"].to_numpy().astype(np.int64)
+    some = grid.take(at)
+    detectors = robust.Fitted.of(model.rows("robust", some.keys))
+    expected = robust.expected_of(some, some.values, detectors.baseline, detectors.profile)
+    return _Measured(at, some, detectors, expected)
+
+
+def _units(grid: Grid, measured: _Measured | None) -> Floats:
+    """Distances of all sensors of the grid from the expected values, in their scales; NaN for those without any."""
+    units = np.full_like(grid.values, np.nan)
+    if measured is not None:
+        scale = measured.detectors.scales.scale[:, None]
+        units[measured.at] = (measured.grid.values - measured.expected) / scale
+    return units
+
+
+def _parts(
+    model: Model, grid: Grid, rung: pl.Series, measured: _Measured | None, options: Options
+) -> Iterator[Part]:
+    """The results by the kinds of detectors, each of sensors that no other has."""
+    if measured is not None:
+        varies = _where(rung.gather(measured.at), (*ROBUST_RUNGS, *DETECTORS))
+        if len(varies):
+            yield _varying(model, measured.take(varies), rung, options)
+    few = _where(rung, DISCRETE_RUNGS)
+    if len(few):
+        yield _discrete(model, grid.take(few), few, rung)
+    without = np.flatnonzero((rung.is_null() | (rung == "none")).to_numpy())
+    if len(without) and "pooled" in model.frames:
+        yield _pooled(model, grid, without, options)
+
+
+def _varying(model: Model, measured: _Measured, rung: pl.Series, options: Options) -> Part:
     """Sensors whose values vary: the scores of their own detector, and the values that the robust one expects."""
-    at = _where(rung, (*ROBUST_RUNGS, *DETECTORS))
-    if not len(at):
-        return
-    grid, parameters, expected = _measure(model, block, at)
-    block.expected[at] = expected[:, LOOKBACK:]
+    at, grid, scales = measured.at, measured.grid, measured.detectors.scales
     tails = Tails.of(model.rows("calibration", grid.keys))
-    scores, cause = channels.distances(grid.values, expected, parameters.scales, LOOKBACK)
+    scores, cause = channels.distances(grid.values, measured.expected, scales, LOOKBACK)
     names = rung.gather(at)
     width = np.full(len(at), NormalDist().inv_cdf(1 - options.alpha / 2))
     for name, detector in DETECTORS.items():
@@ -202,13 +252,17 @@ def _score_varying(model: Model, block: Block, rung: pl.Series, options: Options
             width[rows] = tails.scores_at(level)[rows, 0]
     flat = _flat(model, grid, _where(names, ROBUST_RUNGS))
     is_flat = flat < p
-    scores = np.where(is_flat, np.fmax(scores, tails.scores_at(flat)), scores)
-    cause = np.where(is_flat, np.int8(CAUSES.index("flat")), cause)
-    p = np.where(is_flat, flat, p)
-    block.score[at], block.p_value[at], block.cause[at] = scores, p, cause
-    band = (width * parameters.scales.scale)[:, None]
-    block.low[at], block.high[at] = block.expected[at] - band, block.expected[at] + band
-    block.rung[at] = _numbers(names)
+    expected, band = measured.expected[:, LOOKBACK:], (width * scales.scale)[:, None]
+    return Part(
+        at,
+        names,
+        score=np.where(is_flat, np.fmax(scores, tails.scores_at(flat)), scores),
+        p_value=np.where(is_flat, flat, p),
+        cause=np.where(is_flat, np.int8(CAUSES.index("flat")), cause),
+        expected=expected,
+        low=expected - band,
+        high=expected + band,
+    )
 
 
 def _flat(model: Model, grid: Grid, rows: NDArray[np.int64]) -> Floats:
@@ -226,69 +280,38 @@ def _flat(model: Model, grid: Grid, rows: NDArray[np.int64]) -> Floats:
     return np.where(p <= HIGHEST_ALPHA, p, 1.0)
 
 
-def _measure(model: Model, block: Block, at: NDArray[np.int64]) -> tuple[Grid, robust.Fitted, Floats]:
-    """The sensors at `at`, their robust detectors and expected values; fills in their `units`."""
-    grid = block.grid.take(at)
-    parameters = robust.Fitted.of(model.rows("robust", grid.keys))
-    expected = robust.expected_of(grid, grid.values, parameters.baseline, parameters.profile)
-    block.units[at] = (grid.values - expected) / parameters.scales.scale[:, None]
-    return grid, parameters, expected
-
-
-def _numbers(rungs: pl.Series) -> NDArray[np.int8]:
-    return rungs.replace_strict(list(RUNGS), list(range(len(RUNGS))), return_dtype=pl.Int8).to_numpy()
-
-
-def _score_discrete(model: Model, block: Block, rung: pl.Series) -> None:
-    """Sensors with few values; for coarse ones, also the input of the joint detectors."""
-    at = _where(rung, DISCRETE_RUNGS)
-    if not len(at):
-        return
-    grid = block.grid.take(at)
+def _discrete(model: Model, grid: Grid, at: NDArray[np.int64], rung: pl.Series) -> Part:
+    """Sensors with few values: those of `grid`, which are at the rows `at`."""
     params = model.rows("discrete", grid.keys)
-    block.score[at], block.p_value[at], block.cause[at] = discrete.score(params, grid, LOOKBACK)
-    for name, column in (("expected", "usual"), ("low", "low"), ("high", "high")):
-        getattr(block, name)[at] = params[column].to_numpy()[:, None]
-    block.rung[at] = _numbers(rung.gather(at))
-    if "robust" in model.frames:
-        keys = grid.keys.with_columns(at=pl.Series(at))
-        coarse = keys.join(model.frames["robust"], on=list(KEY), how="semi", maintain_order="left")
-        _measure(model, block, coarse["at"].to_numpy())
+    score, p_value, cause = discrete.score(params, grid, LOOKBACK)
+    expected, low, high = (params[name].to_numpy()[:, None] for name in ("usual", "low", "high"))
+    return Part(at, rung.gather(at), score, p_value, cause, expected, low, high)
 
 
-def _score_pooled(model: Model, block: Block, rung: pl.Series, options: Options) -> None:
-    """Sensors without a detector of their own, if others have the same tag."""
-    if "pooled" not in model.frames:
-        return
-    without = np.flatnonzero((rung.is_null() | (rung == "none")).to_numpy())
-    params = block.grid.keys[without].join(
-        model.frames["pooled"], on="tag", how="left", maintain_order="left"
-    )
-    some = params["center"].is_not_null().to_numpy()
-    at, params = without[some], params.filter(pl.Series(some))
-    if not len(at):
-        return
-    block.score[at], block.p_value[at] = pooled.score(params, block.grid.take(at), LOOKBACK)
-    block.cause[at] = np.where(np.isnan(block.score[at]), -1, 0)
+def _pooled(model: Model, grid: Grid, without: NDArray[np.int64], options: Options) -> Part:
+    """Sensors `without` a detector of their own, if others have the same tag."""
+    params = grid.keys[without].join(model.frames["pooled"], on="tag", how="left", maintain_order="left")
+    is_known = params["center"].is_not_null()
+    at, params = without[is_known.to_numpy()], params.filter(is_known)
+    score, p_value = pooled.score(params, grid.take(at), LOOKBACK)
+    cause = np.where(np.isnan(score), np.int8(-1), np.int8(0))
     center, scale = params["center"].to_numpy()[:, None], params["scale"].to_numpy()[:, None]
     band = NormalDist().inv_cdf(1 - options.alpha / 2) * scale
-    block.expected[at], block.low[at], block.high[at] = center, center - band, center + band
-    block.rung[at] = RUNGS.index("pooled")
+    names = pl.Series(["pooled"], dtype=pl.String).new_from_index(0, len(at))
+    return Part(at, names, score, p_value, cause, center, center - band, center + band)
 
 
-def _score_missing(model: Model, block: Block, rung: pl.Series, readings: pl.LazyFrame) -> None:
-    """Unusual missing readings of sensors that were in the training."""
+def _p_of_missing(
+    model: Model, grid: Grid, has_reading: NDArray[np.bool_], rung: pl.Series, readings: pl.LazyFrame
+) -> Floats:
+    """p-values of the missing readings of sensors that were in the training, else NaN."""
+    p = np.full((grid.keys.height, grid.intervals - LOOKBACK), np.nan)
     at = np.flatnonzero(rung.is_not_null().to_numpy())
-    if not len(at):
-        return
-    some = block.grid.take(at)
-    grid = replace(some, values=np.where(block.has_reading[at], 0.0, np.nan))
-    params = model.rows("sensors", grid.keys)
-    p = presence.gap_p_values(params, grid, LOOKBACK, _silent_before(params, grid, readings))
-    row, column = np.nonzero(p <= HIGHEST_ALPHA)
-    block.p_value[at[row], column] = p[row, column]
-    block.score[at[row], column] = np.sqrt(-2 * np.log(p[row, column]))
-    block.cause[at[row], column] = CAUSES.index("missing")
+    if len(at):
+        some = replace(grid.take(at), values=np.where(has_reading[at], 0.0, np.nan))
+        params = model.rows("sensors", some.keys)
+        p[at] = presence.gap_p_values(params, some, LOOKBACK, _silent_before(params, some, readings))
+    return p
 
 
 def _silent_before(params: pl.DataFrame, grid: Grid, readings: pl.LazyFrame) -> NDArray[np.int64]:
@@ -313,14 +336,14 @@ def _silent_before(params: pl.DataFrame, grid: Grid, readings: pl.LazyFrame) -> 
 
 
 def _joint_rows(
-    model: Model, block: Block, keys_of_grid: pl.DataFrame, options: Options
+    model: Model, grid: Grid, measured: _Measured | None, keys_of_grid: pl.DataFrame, options: Options
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Keys, rows (see `rows_of`) and outcomes of the joint detectors among the requested keys."""
     keys = keys_of_grid.filter(pl.col("tag") == JOINT_TAG).sort("device")
     params = pl.DataFrame(schema=joint.SCHEMA)
     if "joint" in model.frames:
         params = model.frames["joint"].join(keys, on="device", how="semi").sort("device")
-    scores, distance = joint.score(params, block.units, block.grid.keys, LOOKBACK)
+    scores, distance = joint.score(params, _units(grid, measured), grid.keys, LOOKBACK)
     own = joint.keys_of(params)
     p = scores
     if params.height:
@@ -332,7 +355,7 @@ def _joint_rows(
     rows = pl.DataFrame(
         [
             *(own[c].gather(row).alias(c) for c in KEY),
-            block.grid.times.gather(column + LOOKBACK),
+            grid.times.gather(column + LOOKBACK),
             pl.Series("value", distance[row, column]),
             pl.Series("score", scores[row, column]),
             pl.Series("p_value", p[row, column], nan_to_null=True),
