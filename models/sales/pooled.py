@@ -32,7 +32,7 @@ LEAST_FEATURES = 4
 FOLDS, BLOCK_WEEKS = 5, 4
 ONE_CORE = {"num_threads": 1, "verbosity": -1, "max_bin": 127}
 """Ensembles are grown in parallel on one core each: threads within an ensemble busy-wait for each other
-many times in every tree, which takes twenty times as long on a busy machine."""
+many times in every tree, which takes twenty times as long on a busy machine. Only binning uses all cores."""
 
 RISING = ("depth", "sku_depth", "others_moved")
 FALLING = ("price_to_median", "price_to_lowest")
@@ -98,11 +98,13 @@ def fit(
     from models.boosting import lgb
 
     location, spread = _parameters(len(target), names, flags, options)
-    everything = lgb.Dataset(values, target, feature_name=list(names), params=ONE_CORE).construct()
+    cores = options.threads or os.cpu_count()
+    binning = {**ONE_CORE, "num_threads": cores}
+    everything = lgb.Dataset(values, target, feature_name=list(names), params=binning).construct()
     fold = (weeks // BLOCK_WEEKS) % FOLDS
 
     def grown(parameters: dict[str, Any], trees: int, rows: np.ndarray, label: np.ndarray) -> Any:
-        data = everything.subset(rows.tolist()).construct()
+        data = everything.subset(rows.tolist(), params=ONE_CORE).construct()
         return lgb.train(parameters, data.set_label(label[rows]), trees)
 
     def without(held_out: int) -> np.ndarray:
@@ -115,7 +117,7 @@ def fit(
         return start, grown({**spread, "alpha": q}, options.spread_trees, every, residual - start)
 
     every, centre = np.arange(len(target)), np.empty(len(target))
-    with ThreadPoolExecutor(options.threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores) as pool:
         folds = np.unique(fold)
         for held_out, prediction in zip(folds, pool.map(without, folds), strict=True):
             centre[fold == held_out] = prediction
