@@ -135,7 +135,8 @@ def failures_without_telemetry(visible: Frames) -> pl.DataFrame:
     """Machines with failures but without any telemetry, for example because tables name them differently."""
     if "failures" not in visible:
         return pl.DataFrame(schema=FINDINGS)
-    orphans = visible["failures"].join(visible["telemetry"], on="machine_id", how="anti")
+    machines = visible["telemetry"].select("machine_id").unique()
+    orphans = visible["failures"].join(machines, on="machine_id", how="anti")
     counts = orphans.group_by("machine_id").agg(pl.len().cast(pl.Int64).alias("count"))
     return _finding("failure without telemetry", "failures", counts, pl.format("{} times", "count"))
 
@@ -216,22 +217,18 @@ def silent_sensors(telemetry: pl.LazyFrame, days: int, history: pl.LazyFrame) ->
 
     A sensor without readings in all of the machine's `history` is not one of its sensors.
     """
+    names = {sensor: f"{sensor}|" for sensor in sensors(telemetry)}
+    values = (pl.col(sensor).drop_nulls().drop_nans().n_unique().alias(own) for sensor, own in names.items())
+    readings = telemetry.group_by("machine_id").agg(pl.len().cast(pl.Int64).alias("count"), *values).collect()
     parts = []
-    for sensor in sensors(telemetry):
-        values = (
-            telemetry.group_by("machine_id")
-            .agg(
-                pl.len().cast(pl.Int64).alias("count"),
-                pl.col(sensor).drop_nulls().drop_nans().n_unique().alias("values"),
-            )
-            .collect()
-            .lazy()
-        )
-        own = history.filter(pl.col(sensor).is_not_null()).select("machine_id").unique()
-        quiet = values.filter(pl.col("values") == 0).join(own, on="machine_id", how="semi")
+    for sensor, own in names.items():
+        quiet = readings.filter(pl.col(own) == 0).lazy()
+        if readings[own].min() == 0:
+            ever = history.filter(pl.col(sensor).is_not_null()).select("machine_id").unique()
+            quiet = quiet.join(ever, on="machine_id", how="semi")
         silence = pl.lit(f"{sensor}: no reading in {days} days")
         parts.append(_finding("missing sensor", "telemetry", quiet, silence))
-        still = values.filter(pl.col("values") == 1, pl.col("count") > 2)
+        still = readings.filter(pl.col(own) == 1, pl.col("count") > 2).lazy()
         constant = pl.lit(f"{sensor}: one value in {days} days")
         parts.append(_finding("constant sensor", "telemetry", still, constant))
     return parts
