@@ -99,8 +99,7 @@ class Weekly(Table):
 
         Text is neither a price nor a share of a week in stock. Raises `ContractError` with that option for whole weeks.
         """
-        if raw["week"].dtype == pl.String or raw["week"].dtype.is_integer():
-            _refuse_other_times(raw["week"].cast(pl.String), self.name)
+        _refuse_other_times(raw["week"], self.name)
         if raw["week"].dtype == pl.String:
             _check_days(raw["week"], self.name, are_last=bool(options.get("week_ending")))
         result = super().accept(raw, options)
@@ -271,13 +270,15 @@ def _anchors(frame: pl.LazyFrame, origin: str) -> pl.DataFrame:
 
 def _refuse_other_times(weeks: pl.Series, table: str) -> None:
     """Raise `ContractError` if `weeks` are weeks without a year, or months."""
-    text = weeks.drop_nulls().str.strip_chars()
-    if text.len() and text.str.contains(_WEEK_ALONE).all():
+    text = weeks.drop_nulls().head(_FIRST).cast(pl.String).str.strip_chars()
+    if text.is_empty():
+        return
+    if text.str.contains(_WEEK_ALONE).all():
         raise ContractError(
             f"{table}: week is '{text[0]}', which has no year. Expected weeks such as 2024-W05. If another column has the "
             "year, join them with --column week=YEAR_COLUMN+WEEK_COLUMN."
         )
-    if text.len() and (text.str.contains(_MONTH_AND_YEAR) & ~is_week(text)).all():
+    if text.str.contains(_MONTH_AND_YEAR).all():
         raise ContractError(f"{table}: week is '{text[0]}', a month. Expected days or weeks. {_NOT_WEEKLY}")
 
 
@@ -318,6 +319,7 @@ NUMBERS = (PRICE, IN_STOCK)
 """Further columns that have a meaning; they hold only numbers."""
 _WEEK_ALONE = r"(?i)^(w|kw|cw|wk|week|semaine|s)?[ .-]?([1-9]|[0-4]\d|5[0-3])$"
 _MONTH_AND_YEAR = r"^\pL{3,12}\.?[ /'-]+(\d\d|\d{4})$|^\d{4}[ /-]\pL{3,12}$"
+_FIRST = 200
 _MOST_ANCHORS = 2
 """If the weeks of one file start on more weekdays, they are days or months."""
 _NOT_WEEKLY = "Days and months are not read: sum the days of each whole week, and date each row by its week's first day."
