@@ -1,7 +1,7 @@
 """The new normal: a sensor that is called too often is also judged by its last day.
 
-**Memory.** If at least a twentieth of a sensor's readings of the hour have a p-value of at most 0.001, or three
-twentieths one of at most 0.01, each of them is compared with the readings of the last `Options.hold_hours`, at least
+**Memory.** If at least 3 % of a sensor's readings of the hour (two of 60) have a p-value of at most 0.001, or 15 % one of
+at most 0.01, each of them is compared with the readings of the last `Options.hold_hours`, at least
 `MEMORY_INTERVALS` intervals; runs of one value with runs only. Its p-value is at least its rank among them divided by
 their number, both with itself (a rolling conformal p-value, so the share of calls follows alpha whatever the sensor does, as
 in Gibbs & Candes 2021, NeurIPS 34). A record, more unusual than all of them, keeps its p-value: one in their number
@@ -39,7 +39,7 @@ from models.scenario import Scores
 HOUR = timedelta(hours=1)
 FEWEST_INTERVALS, USUAL_INTERVALS, MEMORY_INTERVALS = 240, 500, 1000
 OFTEN_AT, BROKEN = 0.001, 2
-SUSPECT = ((OFTEN_AT, 0.05), (0.01, 0.15))
+SUSPECT = ((OFTEN_AT, 0.03), (0.01, 0.15))
 """Pairs of a p-value and the share of an hour's readings at or below it from which a sensor counts as called often."""
 HARDLY_WORSE = 0.01
 """A score that is higher by at most this share counts as equally unusual: expected values move over the day."""
