@@ -75,15 +75,17 @@ SERVED = {"prefect_api", "dask_cluster", "command", "azurite", "together", "loca
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `served` what uses a server or processes, which `make quick` leaves out; the slow files come first.
+    """Mark as `served` what uses a server or processes, which `make quick` leaves out; what takes long comes first.
 
     So no process still has minutes to go when the others have nothing left.
     """
     for item in items:
         if SERVED & {*getattr(item, "fixturenames", ())}:
             item.add_marker("served")
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    slow, served = (
+        {item.path for item in items if item.get_closest_marker(mark)} for mark in ("slow", "served")
+    )
+    items.sort(key=lambda item: -(item.path in slow) - (item.path in served))
 
 
 @pytest.fixture(scope="session", autouse=True)

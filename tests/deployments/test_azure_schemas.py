@@ -124,6 +124,7 @@ def test_every_resource_is_valid_in_the_api_version_that_it_names(parameters):
     assert [fault for one in resources for fault in faults(one)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", RUNS, ids=str)
 def test_the_container_group_of_a_run_is_valid_in_the_api_version_that_it_names(values):
     template = Template(configured(**values).arm_template, container_group_name="sales-forecast-1")

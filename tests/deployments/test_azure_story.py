@@ -64,6 +64,7 @@ def run_flows(subscription: Subscription, count: int) -> None:
         manager.records[name] = ("Succeeded", datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=number))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [EXISTING, (*EXISTING, "--closed"), ("--self-hosted",), ("--self-hosted", "--closed")],

@@ -341,6 +341,7 @@ print(json.dumps([allowed, client.get("/ui-settings").json()["api_url"]]))
 """
 
 
+@pytest.mark.slow
 def test_the_server_answers_no_other_web_page_and_its_ui_asks_the_address_that_it_came_from(tmp_path):
     variables = server_environment()
     del variables["PREFECT_API_DATABASE_CONNECTION_URL"]

@@ -151,6 +151,7 @@ def test_the_interval_of_a_rate_holds_the_truth_nineteen_times_in_twenty_also_wh
     assert 0.92 < hits / 400 < 0.97
 
 
+@pytest.mark.slow
 def test_every_kind_of_fault_is_found_and_better_than_by_the_baselines():
     simulated = trial(len(FAULTS) * 4, START, hours=2, seed=5)
     table = compare(simulated, alphas=(0.001,))

@@ -139,6 +139,7 @@ def test_an_alpha_that_no_p_value_can_keep_is_refused(model, readings, alpha):
         score(model, readings, alpha=alpha)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", ["one_class_svm", "isolation_forest"])
 def test_another_detector_scores_all_sensors_that_vary(readings, detector):
     few = readings.filter(pl.col("device").is_in(["d00000", "d00001", "d00002"]))

@@ -83,6 +83,7 @@ def test_what_is_beyond_its_limit_is_an_alarm_when_it_is_so_again_in_the_next_cy
         assert course(shift, between, again)["drifted"].to_list() == [False, False, False]
 
 
+@pytest.mark.slow
 def test_of_few_rows_a_limit_that_is_exceeded_too_often_does_not_make_more_alarms_than_stated():
     """16 independent features, and 168 cycles from which a rate of 1 in 16,000 is learnt."""
     rng = np.random.default_rng(7)

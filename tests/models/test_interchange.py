@@ -164,6 +164,7 @@ def offset_of(calibration: list[dict], rung: str, kind: str, third: int) -> list
 WORDS = Vocabulary(("heat",), ("belt", "motor", "pump", "valve"), ("E1",), ("A",), 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["lightgbm", "random_forest", "decision_tree"])
 def test_probabilities_of_the_graph_are_those_of_the_bundle(estimator):
     options = Options(estimator=estimator)

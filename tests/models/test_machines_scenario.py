@@ -148,6 +148,7 @@ def test_training_twice_from_shards_in_another_order_gives_the_same_bundle(fleet
     assert again.loss == trained.loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["telemetry", "errors", "maintenance", "failures"])
 def test_nothing_that_comes_after_as_of_changes_a_bundle_or_a_probability(
     fleet, trained, published, model, table

@@ -306,6 +306,7 @@ def test_training_twice_gives_the_same_bundle(trained, tables, simulated):
     assert again.backtest.equals(trained[0].backtest)
 
 
+@pytest.mark.slow
 def test_several_shards_make_the_bundle_and_backtest_of_one(tables, simulated):
     """A SKU begins three weeks before the last origin, in one store after it."""
     skus = simulated.history["sku"].unique().sort()
@@ -617,6 +618,7 @@ def test_level_and_contributions_add_up_to_the_published_median(model, scores, t
     assert "blend" in set(parts["rung"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rung", ["pooled", "statistical", "blend", "pooled_no_plan", *contest.MEMBERS])
 def test_what_is_left_to_calibration_is_calibration_whatever_the_rung(model, tables, simulated, rung):
     """Without offsets, with ordered quantiles and far from zero, the median depends on features and regressors only."""

@@ -47,6 +47,7 @@ def trained_and_scored(history: pl.DataFrame, as_of: date) -> tuple[FitResult, p
     return training, scores.rows.join(history, on=["sku", "store", "week"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weeks", [4, 6, 10, 20])
 @pytest.mark.parametrize(("level_step", "noise"), [(0.1, 0.05), (0.0, 0.2)])
 def test_bands_of_a_few_weeks_hold_what_they_say_whether_the_level_drifts_or_not(weeks, level_step, noise):

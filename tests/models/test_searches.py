@@ -54,6 +54,7 @@ def devices():
 # nothing after a fold is known in it
 
 
+@pytest.mark.slow
 def test_a_sales_fold_knows_no_sales_of_the_fold_that_judges(sales):
     tables, as_of = sales
     options = {"horizon": 8, "trees": 20}

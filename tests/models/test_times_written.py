@@ -38,6 +38,7 @@ def text(moment: datetime, form: str) -> str:
     return str(int(moment.replace(tzinfo=UTC).timestamp())) if form == "%s" else moment.strftime(form)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", WRITTEN.values(), ids=WRITTEN)
 @settings(max_examples=4)
 @given(moments=MOMENTS)

@@ -50,6 +50,7 @@ def test_a_late_reading_is_merged_into_its_interval_and_no_other_file_is_touched
     assert table(store)["count"].sum() == 37
 
 
+@pytest.mark.slow
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_files_late_twice_out_of_order_cut_off_and_empty_make_the_table_of_one_pass(tmp_path_factory, data):
@@ -204,6 +205,7 @@ def assert_the_next_ingest_completes(store, tmp_path, root):
     assert bring(store, root).files == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "commits"), [("before the commit", 0), ("between two commits", 1), ("after the commit", 1)]
 )

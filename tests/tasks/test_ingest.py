@@ -973,6 +973,7 @@ HEADERS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(HEADERS, st.lists(LINES, max_size=12), st.sampled_from([0.0, 0.5, 1.0]))
 @example("sku,store,week,units", ["1,A,2024-01-01,1"] * 3, 1.0)
@@ -994,6 +995,7 @@ def test_whatever_a_csv_holds_every_row_is_accepted_or_in_quarantine_or_there_is
     assert sum(result.rules.values()) == result.quarantined
 
 
+@pytest.mark.slow
 @settings(max_examples=80)
 @given(st.binary(max_size=80).map(lambda content: b"sku,store,week,units\n1,A,2024-01-01,1\n" + content))
 def test_whatever_bytes_follow_the_outcome_is_rows_or_a_clear_error(tmp_path_factory, content):

@@ -123,6 +123,7 @@ def test_all_tags_of_a_device_are_in_one_shard(store, tmp_path):
     assert set(table(store)["shard"]) == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_a_run_opens_no_more_files_of_the_readings_however_often_they_came(store, tmp_path):
     for minute in range(2 * FILES_OF_A_PARTITION + 5):
         bring(store, csv(tmp_path, f"d1,t,{at(60 * minute)},{minute}"), shards=1)

@@ -39,6 +39,7 @@ def go_on(store, until, stopping=()):
         return current.trials().drop("seconds", "number")
 
 
+@pytest.mark.slow
 def test_a_study_is_the_same_however_often_it_was_closed_and_stopped(store, tmp_path):
     from tasks.storage.store import Store
 
