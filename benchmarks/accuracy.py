@@ -53,8 +53,8 @@ def main(*, data: tuple[Path, ...] | None = None, horizon: int = QUARTER) -> Non
         horizon: Weeks to forecast.
     """
     quotes = []
-    for folder in data or _public_sets():
-        if _file(folder, "sales", "history") is None:
+    for folder in data or public_sets():
+        if sales_file(folder, "sales", "history") is None:
             print(f"\nSkipped: {folder} has neither sales.parquet nor history.parquet.")
             continue
         print(f"\n{folder.name}\n")
@@ -70,7 +70,7 @@ def _benchmark(data: Path, horizon: int) -> str:
         trained = run("sales", "train", "--horizon", str(horizon), "--store", store).result
         backtest = Store(store).scan("sales/backtests").collect()
         history = Store(store).scan("sales/history").collect()
-        stores = Store(store).scan("sales/stores").collect() if _file(data, "stores") else None
+        stores = Store(store).scan("sales/stores").collect() if sales_file(data, "stores") else None
         candidates = _candidates(Store(store), data, horizon)
     forecasts = {"almanac": backtest}
     if stores is not None and horizon <= QUARTER and {"price", "deal", "feat"} <= set(history.columns):
@@ -82,7 +82,7 @@ def _benchmark(data: Path, horizon: int) -> str:
     for naive in NAIVES:
         columns = [pl.col(naive).alias(name) for name in COLUMNS]
         forecasts[naive.replace("_", " ")] = backtest.with_columns(columns)
-    scale = _scale(history)
+    scale = scale_of(history)
     lines = []
     for by in (None, "origin", "kind", "rung"):
         values = [None] if by is None else backtest[by].unique().sort().to_list()
@@ -124,14 +124,14 @@ def _totals(backtest: pl.DataFrame, horizon: int) -> list[dict[str, Any]]:
     )
 
 
-def _public_sets() -> list[Path]:
+def public_sets() -> list[Path]:
     root = Path(os.environ.get("ALMANAC_TEST_DATA", "../shared/data"))
     return [root / name for name in SETS]
 
 
 def _candidates(store: Store, data: Path, horizon: int) -> list[dict[str, Any]]:
     """A line per kind of demand and candidate, the lowest pinball loss first."""
-    names = [name for name in ("plan", "stores") if _file(data, name)]
+    names = [name for name in ("plan", "stores") if sales_file(data, name)]
     tables = {name: store.scan(f"sales/{name}") for name in ("history", *names)}
     as_of = tables["history"].select(pl.col("week").max()).collect().item()
     options = Options(horizon=horizon, training_rows=2 * SAMPLE, backtest_rows=SAMPLE)
@@ -149,7 +149,7 @@ def _candidates(store: Store, data: Path, horizon: int) -> list[dict[str, Any]]:
     return measured.sort("kind", "pinball", "rung").rename({"rung": "candidate"}).to_dicts()
 
 
-def _file(data: Path, *names: str) -> Path | None:
+def sales_file(data: Path, *names: str) -> Path | None:
     """The first of the files that exists, or None."""
     return next((path for name in names if (path := data / f"{name}.parquet").exists()), None)
 
@@ -157,14 +157,14 @@ def _file(data: Path, *names: str) -> Path | None:
 def _sources(data: Path) -> list[str]:
     """The options of `sales ingest` that name the files of `data`."""
     files = {
-        "--source": _file(data, "sales", "history"),
-        "--plan": _file(data, "plan"),
-        "--stores": _file(data, "stores"),
+        "--source": sales_file(data, "sales", "history"),
+        "--plan": sales_file(data, "plan"),
+        "--stores": sales_file(data, "stores"),
     }
     return [word for name, file in files.items() if file for word in (name, str(file))]
 
 
-def _scale(history: pl.DataFrame) -> pl.DataFrame:
+def scale_of(history: pl.DataFrame) -> pl.DataFrame:
     """Mean absolute change of each key from week to week; keys that never change have none."""
     change = pl.col("units").diff().abs().mean()
     scale = history.sort(*KEY, "week").group_by(KEY).agg(change.cast(pl.Float64).alias("scale"))
