@@ -34,11 +34,12 @@ def main(*, data: tuple[Path, ...] | None = None, weeks: tuple[int, ...] = WEEKS
         keys: Approximate number of keys, taken by SKU.
     """
     for folder in data or public_sets():
-        if sales_file(folder, "sales", "history") is None:
+        source = sales_file(folder, "sales", "history")
+        if source is None:
             print(f"\nSkipped: {folder} has neither sales.parquet nor history.parquet.")
             continue
         print(f"\n{folder.name}\n")
-        sales = _sample(pl.read_parquet(sales_file(folder, "sales", "history")), keys)
+        sales = _sample(pl.read_parquet(source), keys)
         scale = scale_of(sales)
         lines = []
         for number in weeks:
@@ -75,7 +76,7 @@ def _forecast(known: pl.DataFrame, sales: pl.DataFrame, folder: Path, as_of: dat
     options = {"threads": 1}
     tables = {"history": known.with_columns(shard=pl.lit(0)).lazy()}
     if plan := sales_file(folder, "plan"):
-        columns = pl.read_parquet_schema(plan).names()
+        columns = [*pl.read_parquet_schema(plan)]
         ahead = sales.filter(pl.col("week") > as_of).select(columns)
         tables["plan"] = ahead.with_columns(shard=pl.lit(0)).lazy()
     if stores := sales_file(folder, "stores"):
