@@ -188,9 +188,9 @@ def _differing(
     names = first[FILE].unique(maintain_order=True)
     place = f" in {' and '.join(names)}" if len(names) > 1 else ""
     later = ", the row of the later file" if len(names) > 1 else ""
-    kinds = [c for c in values if first[c].dtype == pl.String and first[c].n_unique() > 1 and c != column]
+    kinds = [c for c in values if first[c].dtype == pl.String and first[c].n_unique() > 1]
     several = (
-        f"\nThey also differ in '{kinds[0]}': {' and '.join(map(str, first[kinds[0]]))}. If these are different things, "
+        f"\nThey differ in '{kinds[0]}': {' and '.join(map(str, first[kinds[0]]))}. If these are different things, "
         f"read the rows of one, or put it into the name with --column '{unique[0]}=COLUMN+{kinds[0]}'."
         if kinds
         else ""

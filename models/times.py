@@ -43,6 +43,8 @@ _EAST = "13:00"
 _NUMBER = r"^(\d{5}|\d{8,19})(\.\d*)?$|^\d(\.\d+)?[eE]\+?\d{1,2}$"
 _SHORTENED = r"^\d(\.\d{1,5})?[eE]"
 """A number that Excel has shortened to at most six digits."""
+_DAY_AND_HOUR = r"^(20\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:[01]\d|2[0-3]))$"
+"""2024012914, which as seconds since 1970 would be after 2033."""
 _EPOCHS = {"s": 1e0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _FIRST_SECOND, _LAST_SECOND = 1e8, 4.2e9
 """Numbers are seconds (or milliseconds, and so on) since 1970 if that makes them times from 1973 to 2103."""
@@ -363,6 +365,7 @@ def _of_numbers(values: pl.Series) -> tuple[pl.Series, pl.Series]:
     whole = values.cast(pl.Int64, strict=False).cast(pl.String)
     clocks = whole.str.to_date("%Y%m%d", strict=False).cast(_CLOCK)
     clocks = clocks.zip_with((whole.str.len_chars() == 8).fill_null(False), pl.Series([None], dtype=_CLOCK))
+    whole = whole.str.replace(_DAY_AND_HOUR, "${1}00")
     long = whole.zip_with(
         whole.str.contains(r"^(19|20)\d{10}(\d\d)?$").fill_null(False), pl.Series([None], dtype=pl.String)
     )

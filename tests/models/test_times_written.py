@@ -164,6 +164,12 @@ def test_months_that_begin_alike_are_told_apart(names, month):
     assert days(pl.Series(dates)).to_list() == [date(2024, month, 5)] * len(dates)
 
 
+def test_a_day_and_an_hour_may_be_one_number():
+    times = utc(pl.Series(["2024012914", "2024123123"]), "UTC")
+    assert times.to_list() == [datetime(2024, 1, 29, 14, tzinfo=UTC), datetime(2024, 12, 31, 23, tzinfo=UTC)]
+    assert utc(pl.Series([2024012914, 1706538600]), "UTC").dt.day().to_list() == [29, 29]
+
+
 def test_the_days_of_a_week_may_have_one_year_which_is_that_of_the_last_day():
     weeks = pl.Series(["30.12.-05.01.2025", "6.1. bis 12.1.2025", None, "13.01 - 19.01.2025"])
     assert days(weeks).to_list() == [date(2024, 12, 30), date(2025, 1, 6), None, date(2025, 1, 13)]
