@@ -125,6 +125,12 @@ class Model:
         rows = rows.with_columns(pl.when(is_finite).then("rung").alias("rung"), *quantiles).drop("steps")
         return whole_numbers(rows, self.columns) if "whole" in rows.columns else rows
 
+    def unjudged(self) -> pl.DataFrame:
+        """rung, kind and `unjudged`, which is true: the calibrated rungs that had no `new` key in the backtest."""
+        rungs = self.offsets.drop_nulls("rung").group_by("rung").agg((pl.col("kind") == "new").any())
+        unjudged = rungs.filter(~pl.col("kind").fill_null(value=False)).sort("rung")
+        return unjudged.select("rung", kind=pl.lit("new"), unjudged=pl.lit(value=True))
+
     def _with_own(
         self, rows: pl.DataFrame, raw: np.ndarray, own: pl.DataFrame, level: np.ndarray
     ) -> tuple[pl.DataFrame, np.ndarray]:

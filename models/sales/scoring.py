@@ -16,6 +16,7 @@ from models.scenario import Context, Frames, Scores
 
 PANEL_WEEKS = 2 * YEAR + 13
 """Minimum number of weeks before a forecast in its panel."""
+UNJUDGED = "less than half a year of history, as no key had in the backtest: its bands may be too narrow"
 KEYS_AT_A_TIME = 2_000
 """Number of keys whose features are in memory together: 8 MB for 13 steps and 80 features."""
 
@@ -45,7 +46,7 @@ def score(
     answers = assortment.without_ended(answers, tables, options.columns)
     columns = ["sku", "store", "week", "step", *options.columns, "rung"]
     every = pl.concat([forecasts.select(columns), answers.select(columns)]).sort(*KEY, "week")
-    outcomes = _outcomes(forecasts, answers, options)
+    outcomes = _outcomes(forecasts.join(model.unjudged(), on=["rung", "kind"], how="left"), answers, options)
     if model.categories.height and "plan" in tables:
         outcomes = _with_words(outcomes, _plan(tables, as_of, options), model.categories)
     return Scores(every, outcomes)
@@ -136,11 +137,15 @@ def _outcomes(forecasts: pl.DataFrame, answers: pl.DataFrame, options: Options) 
         pl.lit("scored").alias("status"),
         pl.col("rung").sort_by(pl.col("rung") == NO_PLAN, maintain_order=True).first(),
         count.alias("unplanned"),
+        pl.col("unjudged").any(),
     )
-    reason = pl.format("{} of {} weeks are not in the plan", "unplanned", options.horizon)
-    statuses = statuses.select(
-        *KEY, "status", "rung", pl.when(pl.col("unplanned") > 0).then(reason).alias("reason")
-    )
+    unplanned = pl.format("{} of {} weeks are not in the plan", "unplanned", options.horizon)
+    reasons = [
+        pl.when(pl.col("unplanned") > 0).then(unplanned),
+        pl.when("unjudged").then(pl.lit(UNJUDGED)),
+    ]
+    reason = pl.concat_str(reasons, separator="; ", ignore_nulls=True).replace("", None)
+    statuses = statuses.select(*KEY, "status", "rung", reason.alias("reason"))
     fallback = answers.unique(KEY, keep="first", maintain_order=True)
     fallback = fallback.select(*KEY, pl.lit("fallback").alias("status"), "rung", "reason")
     return pl.concat([statuses, fallback]).sort(KEY)

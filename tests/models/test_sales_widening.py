@@ -8,7 +8,8 @@ import pytest
 
 from models.sales import SALES, widening
 from models.sales.panel import Panel, panel_of
-from models.scenario import FitResult
+from models.sales.scoring import UNJUDGED
+from models.scenario import FitResult, Scores
 
 HORIZON, SKUS = 13, 80
 OPTIONS = {"trees": 20, "spread_trees": 8, "threads": 1}
@@ -35,7 +36,7 @@ def panel_of_weeks(weeks: int, level_step: float, noise: float) -> Panel:
     return panel_of(history.lazy(), keys, [], last - timedelta(weeks=weeks - 1), last, 0)
 
 
-def trained_and_scored(history: pl.DataFrame, as_of: date) -> tuple[FitResult, pl.DataFrame]:
+def scores_of(history: pl.DataFrame, as_of: date) -> tuple[FitResult, Scores]:
     past = history.filter(pl.col("week") <= as_of)
     tables = {"history": past.with_columns(shard=pl.lit(0)).lazy()}
     context = SALES.context(tables, as_of, OPTIONS)
@@ -43,7 +44,11 @@ def trained_and_scored(history: pl.DataFrame, as_of: date) -> tuple[FitResult, p
     parts = {name: part.lazy() for name, part in SALES.prepare_shard(tables, context, as_of, OPTIONS).items()}
     training = SALES.fit(parts, context, as_of, OPTIONS)
     keys = past.select("sku", "store").unique()
-    scores = SALES.score(SALES.load(training.files), tables, context, keys, as_of, OPTIONS)
+    return training, SALES.score(SALES.load(training.files), tables, context, keys, as_of, OPTIONS)
+
+
+def trained_and_scored(history: pl.DataFrame, as_of: date) -> tuple[FitResult, pl.DataFrame]:
+    training, scores = scores_of(history, as_of)
     return training, scores.rows.join(history, on=["sku", "store", "week"])
 
 
@@ -86,3 +91,12 @@ def test_without_a_backtest_the_skus_own_models_forecast_and_the_notes_say_so():
     training, rows = trained_and_scored(history, as_of)
     assert set(rows["rung"]) == {"statistical"}
     assert any("not calibrated" in note and "own models" in note for note in training.notes)
+
+
+def test_a_key_with_fewer_weeks_than_any_in_the_backtest_says_that_its_bands_may_be_too_narrow():
+    history, as_of = sales_of(70, 0.1, 0.05)
+    is_short = pl.col("sku") == "003"
+    long = history.filter(~is_short | (pl.col("week") > as_of - timedelta(weeks=10)))
+    keys = scores_of(long, as_of)[1].keys
+    assert keys.filter(is_short)["reason"].item() == UNJUDGED
+    assert keys.filter(~is_short)["reason"].null_count() == SKUS - 1
