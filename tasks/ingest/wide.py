@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -16,6 +16,8 @@ from tasks.ingest.text import WEEK
 
 EACH = "*"
 """`--column sku=*`: each column of a wide file is of the SKU that it is named after."""
+_PREFIXED = r"(\D*[^\W\d_])[ _:.-]+((?:19|20)\d\d[ /._-]?(?:\d\d[ /._-]?\d\d|[wW]\d\d))"
+_WEEK_END = r"(?i).*\bw/?e|.*week[ _-]?end(ing|ed)?"
 _FEWEST = 2
 _FIRST = 10_000
 """The number of rows that show what the columns of a wide file of sensors are."""
@@ -27,7 +29,7 @@ class _Shape:
     """The shape of a wide file: the names of its `columns` belong to the table's column `names`, their cells to `values`.
 
     `gaps` are the other required columns that the file lacks, of which its own name gives those in `of_file`. `qualities`
-    are the columns that say whether the readings of a column are good.
+    are the columns that say whether the readings of a column are good, and `option` reads such a file.
     """
 
     names: str
@@ -37,6 +39,7 @@ class _Shape:
     gaps: Sequence[str]
     of_file: Collection[str] = ()
     qualities: Mapping[str, str] = field(default_factory=dict)
+    option: str = "--wide"
 
 
 def as_long(
@@ -55,6 +58,8 @@ def as_long(
     if table.wide is None:
         _refuse_dates(source, table, {*renames, *source.columns}, order)
         return source
+    if table.schema.columns()[table.wide[0]].dtype == pl.Date:
+        source = _without_prefix(source)
     shape = _shape(source, table, mapping, renames, order)
     if shape is None or len(shape.columns) < (1 if wide else _FEWEST):
         return source
@@ -101,7 +106,8 @@ def _shape(
     first = source.frame.head(_FIRST).with_row_index(ROW, offset=1).collect()
     columns = [c for c in columns if not is_row_number(first, c)]
     if names != usual:
-        return _Shape(names, values, names, [c for c in columns if _is_of_numbers(first[c])], gaps)
+        columns = [c for c in columns if _is_of_numbers(first[c])]
+        return _Shape(names, values, names, columns, gaps, option=f"--wide --column '{names}={EACH}'")
     if not {*gaps} <= {*table.shard_by}:
         return None
     qualities = {
@@ -109,6 +115,24 @@ def _shape(
     }
     sensors = [c for c in columns if c not in qualities.values()]
     return _Shape(names, values, "sensor", sensors, gaps, gaps, qualities)
+
+
+def _without_prefix(source: Source) -> Source:
+    """`source` with columns such as `units_2024-01-01` named after the date alone, or as `we_2024-01-07` after a week's end.
+
+    Raises `SourceError` if they have several prefixes, such as units and price.
+    """
+    matches = {c: match for c in source.columns if (match := re.fullmatch(_PREFIXED, c))}
+    prefixes = list(dict.fromkeys(match[1] for match in matches.values()))
+    if len(matches) < _FEWEST:
+        return source
+    if len(prefixes) > 1:
+        raise SourceError(
+            f"{source.name}: this has columns for several things by date: {', '.join(prefixes)}. Expected those of one, the "
+            f"units. Remove the others, or make them columns of a row for each date."
+        )
+    before = "Week Ending " if re.fullmatch(_WEEK_END, prefixes[0]) else ""
+    return replace(source, frame=source.frame.rename({c: before + match[2] for c, match in matches.items()}))
 
 
 def _is_of_numbers(column: pl.Series) -> bool:
@@ -132,21 +156,18 @@ def _cells(frame: pl.LazyFrame, shape: _Shape, index: Sequence[str]) -> pl.LazyF
 def _refuse_unclear(source: Source, table: Table, shape: _Shape, *, wide: bool) -> None:
     """Raise `SourceError` if a wide file lacks columns, is to be read as it is, or has columns that are no sensors."""
     examples = f"this has a column per {shape.what} ({', '.join(shape.columns[:3])}, ...)"
-    option = (
-        "--wide" if shape.names == (table.wide or ("",))[0] else f"--wide --column '{shape.names}={EACH}'"
-    )
     if gaps := [c for c in shape.gaps if c not in shape.of_file]:
         others = [column for column in source.columns if column not in shape.columns]
         raise SourceError(
             f"{source.name}: {examples}, and no column {' and '.join(gaps)}. Found: {', '.join(others)}.\n"
-            f"Read it with {option} "
+            f"Read it with {shape.option} "
             + " ".join(f"--column {gap}=NAME_IN_THE_FILE" for gap in gaps)
             + f", or give all rows one value with --column {gaps[0]}==VALUE."
         )
     if not wide:
         raise SourceError(
             f"{source.name}: {examples}. Expected a row for each, with columns {', '.join(table.required_columns)}. Read it "
-            f"as it is with {option}."
+            f"as it is with {shape.option}."
         )
     labels = [c for c in shape.columns if table.labels and re.fullmatch(table.labels, c)]
     if labels:

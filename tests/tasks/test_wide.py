@@ -128,6 +128,18 @@ def test_each_column_may_be_a_sku_or_a_store(store, tmp_path, key, other, header
     assert result.rules == {"footer": 1}
 
 
+def test_names_of_weeks_may_begin_with_what_the_columns_hold(store, tmp_path):
+    text = "sku,store,units_2024-W01,units_2024-W02\n1,A,5,6\n"
+    source = wide(tmp_path, text, "sales.csv")
+    with pytest.raises(SourceError, match=r"column per week \(2024-W01, 2024-W02, \.\.\.\).*with --wide"):
+        read(store, "history", source, SALES)
+    read(store, "history", source, SALES, wide=True)
+    assert store.scan("sales/history").collect()["units"].sort().to_list() == [5.0, 6.0]
+    both = wide(tmp_path, text.replace("units_2024-W02", "price_2024-W01"), "both.csv")
+    with pytest.raises(SourceError, match=r"several things by date: units, price\. Expected those of one"):
+        read(store, "history", both, SALES, wide=True)
+
+
 def test_a_column_for_the_quality_of_another_is_no_sensor(store, tmp_path):
     rows = [f"2024-01-01T00:{n:02}:00Z,{n},{0 if n == 4 else 192},{n}" for n in range(9)]
     source = wide(tmp_path, "\n".join(["time,speed,speed_Quality,pressure", *rows]), "a.csv")
@@ -152,10 +164,17 @@ def test_a_column_of_labels_is_no_sensor_and_gives_the_faults(store, tmp_path, w
     assert (label["start"].minute, label["end"].minute) == (3, 5)
 
 
-def test_columns_of_the_last_days_of_weeks_need_the_option(store, tmp_path):
-    text = "sku,store,Week Ending 01-07-24,Week Ending 01-14-24\n1,A,5,6\n"
-    source = wide(tmp_path, text, "sales.csv")
-    with pytest.raises(ContractError, match=r"'Week Ending 01-07-24', the last day.*--week-ending"):
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Week Ending 01-07-24", "Week Ending 01-14-24"),
+        ("we_2024-01-07", "we_2024-01-14"),
+        ("W/E 2024-01-07", "W/E 2024-01-14"),
+    ],
+)
+def test_columns_of_the_last_days_of_weeks_need_the_option(store, tmp_path, one, other):
+    source = wide(tmp_path, f"sku,store,{one},{other}\n1,A,5,6\n", "sales.csv")
+    with pytest.raises(ContractError, match=r"'Week Ending .*', the last day.*--week-ending"):
         read(store, "history", source, SALES, wide=True)
     read(store, "history", source, SALES, wide=True, week_ending=True)
     weeks = store.scan("sales/history").collect()["week"].sort().dt.to_string().to_list()
