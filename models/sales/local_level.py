@@ -13,8 +13,20 @@ RATIOS = np.array([0.0, *np.geomspace(1e-4, 10.0, 12)])
 """Ratios of the level's variance to the noise's with which trend and season are estimated."""
 
 
-def variances(series: np.ndarray) -> tuple[float, float, str | None]:
-    """Variances of noise and level by maximum likelihood, and the reason if they were found in another way."""
+def variances(series: np.ndarray) -> list[tuple[float, float, str | None]]:
+    """Variances of each SKU's noise and level by maximum likelihood, and the reason if they were found in another way.
+
+    `series`: weeks, SKUs. The optimiser starts at the likeliest of `RATIOS`, from where it is half as far.
+    """
+    logs, noise, _ = likelihoods(series)
+    best = logs.argmax(axis=0)
+    noise = noise[best, np.arange(len(best))]
+    start = np.stack([noise, noise * np.maximum(RATIOS[best], RATIOS[1])], axis=1)
+    return [_estimated(one, at) for one, at in zip(series.T, start, strict=True)]
+
+
+def _estimated(series: np.ndarray, start: np.ndarray) -> tuple[float, float, str | None]:
+    """See `variances`; `start` are those of noise and level to start with."""
     observations = np.flatnonzero(np.isfinite(series))
     if len(observations) < ENOUGH_WEEKS:
         weeks = f"{len(observations)} week{'' if len(observations) == 1 else 's'}"
@@ -26,18 +38,30 @@ def variances(series: np.ndarray) -> tuple[float, float, str | None]:
 
     from statsmodels.tsa.statespace.structural import UnobservedComponents
 
+    start = start / deviation**2
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         model = UnobservedComponents(series / deviation, "llevel", use_exact_diffuse=True)
         for method in ("bfgs", "nm"):
             try:
-                estimate = model.fit(method=method, maxiter=200, disp=False, cov_type="none")
+                estimate = model.fit(
+                    start_params=start, method=method, maxiter=200, disp=False, cov_type="none"
+                )
             except (np.linalg.LinAlgError, ValueError, FloatingPointError):
                 continue
             noise, drift = (float(variance) * deviation**2 for variance in estimate.params)
             if estimate.mle_retvals["converged"] and np.isfinite([noise, drift]).all() and noise + drift > 0:
                 return noise, drift, None
     return 1.0, FORGETTING**2 / (1 - FORGETTING), "exponential smoothing: the optimiser did not converge"
+
+
+def likelihoods(series: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of `RATIOS` and SKU, the log likelihood of the series (weeks, SKUs) and the variance of its noise; and the
+    number of innovations of each SKU."""
+    squares, deviance, weeks = innovations(series, np.zeros((len(series), 0)))
+    n = np.maximum(weeks, 1)
+    noise = np.maximum(squares[..., 0, 0], 1e-9) / n
+    return -(n * np.log(noise) + deviance) / 2, noise, weeks
 
 
 def filtered_levels(series: np.ndarray, noise: np.ndarray, drift: np.ndarray) -> np.ndarray:

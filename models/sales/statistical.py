@@ -85,7 +85,7 @@ def fit(panel: Panel, origin: int, horizon: int, quantiles: Sequence[float]) -> 
     betas = coefficients(logs)
     rest = logs.y - logs.regression(betas)
     series = sku_index(logs, rest)
-    estimates = [local_level.variances(series[:, at]) for at in range(series.shape[1])]
+    estimates = local_level.variances(series)
     noise, drift = (np.array([one[at] for one in estimates], dtype=float) for at in (0, 1))
     spread = _spread(logs, rest, _state(logs, rest, noise, drift), horizon, quantiles)
     params = pl.DataFrame(

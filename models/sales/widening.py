@@ -7,8 +7,9 @@ relative to the noise's. Few weeks of one key say little about that ratio, those
 import numpy as np
 import polars as pl
 
+from models.sales import local_level
 from models.sales.demand import to_log
-from models.sales.local_level import RATIOS, innovations
+from models.sales.local_level import RATIOS
 from models.sales.panel import Panel, mean
 
 USUAL_RATIO, FACTOR = 0.01, 8.0
@@ -20,9 +21,7 @@ def likelihoods(panel: Panel) -> pl.DataFrame:
     """The log likelihood of each of `RATIOS`, `ratio<i>`, in the weeks of each SKU: the mean over its keys."""
     level = mean(panel.units)
     series = to_log(panel.units, np.where(level > 0, level, np.nan))
-    squares, deviance, weeks = innovations(series, np.zeros((len(series), 0)))
-    n = np.maximum(weeks, 1)
-    logs = -(n * np.log(np.maximum(squares[..., 0, 0], 1e-9) / n) + deviance) / 2
+    logs, _, weeks = local_level.likelihoods(series)
     columns = [pl.Series(f"ratio{i}", row) for i, row in enumerate(logs)]
     keys = panel.keys.select("sku").with_columns(*columns).filter(pl.Series(weeks > 1))
     return keys.group_by("sku").agg(pl.all().sort().mean()).sort("sku")
