@@ -83,10 +83,9 @@ def with_new_normal(
     All sensors have the same `pace`. Readings in labelled `faults` (device, tag, start, end) never become normal.
     """
     step = pace * options.step
-    hold, suspects = hold_of(options.hold_hours, step), _suspects(scores.rows)
-    if not hold or suspects.is_empty():
+    hold, keys = hold_of(options.hold_hours, step), _called_often(scores.rows).sort(*KEY)
+    if not hold or keys.is_empty():
         return scores
-    keys = scores.keys.select(*KEY).join(suspects, on="device", how="semi").sort(*KEY)
     past = scorer(model, keys, first - memory_of(options.hold_hours, step), first).rows
     shifts = _lasting(past.filter(pl.col("time") >= first - hold), first - hold, hold)
     usual = outside(past, faults, step)
@@ -215,12 +214,8 @@ def _values(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.filter(pl.col("value").is_not_null())
 
 
-def _suspects(rows: pl.DataFrame) -> pl.DataFrame:
-    """Devices with a key that is called often; others need no comparison."""
-    return _called_often(rows).select("device").unique().sort("device")
-
-
 def _called_often(rows: pl.DataFrame) -> pl.DataFrame:
+    """The keys that are called often; others need no comparison."""
     often = pl.any_horizontal((pl.col("p_value") <= p).mean() >= share for p, share in SUSPECT)
     return _values(rows).group_by(KEY).agg(often.alias("often")).filter("often").select(KEY)
 
