@@ -319,8 +319,11 @@ def _meet(
     return function(*arguments)
 
 
-def wait_until(condition, seconds: float, what: str) -> None:
-    """Wait until `condition()` holds, asking less often the longer it takes; fails the test when it never does."""
+def wait_until(condition, seconds: float, what: object) -> None:
+    """Wait until `condition()` holds, asking less often the longer it takes; fails the test when it never does.
+
+    `what` is put into the message, as it is then.
+    """
     start = time.monotonic()
     deadline = start + seconds
     while not condition():

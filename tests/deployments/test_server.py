@@ -499,7 +499,7 @@ def test_failed_late_silent_and_waiting_runs_raise_an_alert(all_of_it, client, l
         *("waits stays Pending", "hangs stays Cancelling"),
     )
     wait_until(
-        lambda: all(any(one in text for text in received) for one in expected), 240, f"{expected}: {received}"
+        lambda: all(any(one in text for text in received) for one in expected), 240, (expected, received)
     )
     assert any("the disk is full" in text for text in received)
     assert client.read_flow_run(silent).state.is_crashed()
