@@ -41,7 +41,7 @@ pytest: install
 
 # Tests that need neither a server nor processes of their own, and the examples in docstrings.
 quick: install
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not served" --doctest-modules \
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow and not served" --doctest-modules \
 		tests flows tasks models
 
 check: install

@@ -323,6 +323,7 @@ def server_environment() -> dict[str, str]:
     return {one["name"]: one.get("value", one.get("secureValue")) for one in variables}
 
 
+@pytest.mark.slow
 def test_the_server_sends_the_password_of_its_database_over_a_verified_connection_only(tmp_path):
     variables = server_environment() | {"PREFECT_HOME": str(tmp_path)}
     words = [sys.executable, "-c", VERIFIES]

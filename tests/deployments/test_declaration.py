@@ -90,6 +90,7 @@ def test_parameters_and_those_of_triggers_are_parameters_of_the_flow(zurich):
         assert names <= parameters, name
 
 
+@pytest.mark.slow
 def test_every_flow_can_be_loaded_from_its_entrypoint_as_a_worker_does_it(zurich, monkeypatch):
     monkeypatch.chdir(ROOT)
     for name, one in zurich.items():

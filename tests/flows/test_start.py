@@ -74,6 +74,7 @@ def test_looking_at_a_store_imports_no_orchestration(tmp_path):
     assert modules.isdisjoint({*HEAVY, "sqlalchemy", "flows.sales"})
 
 
+@pytest.mark.slow
 def test_a_command_is_loaded_from_bytecode_and_without_the_modules_of_other_scenarios():
     program = (
         "import sys\nfrom importlib.machinery import SourceFileLoader\nfrom flows import catalogue\n"

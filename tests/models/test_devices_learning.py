@@ -356,6 +356,7 @@ def test_a_quantity_read_in_coarse_steps_has_few_values_and_is_one_of_the_joint_
     assert scores["is_anomaly"].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("timezone", "site", "least", "most"),
     [("UTC", None, 1.0, 2.0), ("Europe/Zurich", None, 0.0, 0.2), ("UTC", "Europe/Zurich", 0.0, 0.2)],

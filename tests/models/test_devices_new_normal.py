@@ -233,6 +233,7 @@ def test_a_new_level_is_told_once_with_the_time_at_which_its_incident_began(mode
     assert last.select("device", "tag", "is_new").rows() == [("d", "t", False)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hours_per_deviation", [1, 4])
 def test_a_drift_is_told_once_however_far_it_goes(model, past, hours_per_deviation):
     values = noise(16) + np.arange(16 * 60) / 60 / hours_per_deviation

@@ -110,6 +110,7 @@ def test_too_short_a_history_has_no_folds(sales, machines, devices):
 # what the choices do
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["statistical", "blend"])
 def test_one_estimator_for_all_gives_its_rung_to_every_sales_row_that_it_can_forecast(sales, estimator):
     tables, as_of = sales

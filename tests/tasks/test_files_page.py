@@ -34,6 +34,7 @@ def test_every_layout_is_in_the_table_of_layouts():
     assert rows == layouts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", WRITTEN)
 def test_dates_are_read_as_the_table_says(text):
     assert days(pl.Series("time", [text])).to_list() == [date(2024, 1, 29)]

@@ -40,6 +40,7 @@ def on_a_small_disk(whole: str, folder: str) -> None:
     print(json.dumps(attempts))
 
 
+@pytest.mark.slow
 def test_a_run_that_finds_no_room_says_so_and_the_next_one_goes_on(without_run_logger, store, tmp_path: Path):
     if subprocess.run(["unshare", "--map-root-user", "--mount", "true"], check=False).returncode:
         pytest.skip("no file system can be mounted here")
