@@ -126,8 +126,16 @@ class Model:
         return whole_numbers(rows, self.columns) if "whole" in rows.columns else rows
 
     def unjudged(self) -> pl.DataFrame:
-        """rung, kind and `unjudged`, which is true: the calibrated rungs that had no `new` key in the backtest."""
-        rungs = self.offsets.drop_nulls("rung").group_by("rung").agg((pl.col("kind") == "new").any())
+        """rung, kind and `unjudged`, which is true: rungs whose calibration of `new` keys is mostly that of other keys.
+
+        None without calibration, and with that of an earlier version, which does not have `clusters`.
+        """
+        none = pl.lit(None, pl.Float64).alias("clusters")
+        offsets = (
+            self.offsets if "clusters" in self.offsets.columns else self.offsets.clear().with_columns(none)
+        )
+        enough = (pl.col("kind") == "new") & (pl.col("clusters") >= conformal.BORROWED)
+        rungs = offsets.drop_nulls("rung").group_by("rung").agg(enough.any())
         unjudged = rungs.filter(~pl.col("kind").fill_null(value=False)).sort("rung")
         return unjudged.select("rung", kind=pl.lit("new"), unjudged=pl.lit(value=True))
 

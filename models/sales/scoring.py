@@ -16,7 +16,9 @@ from models.scenario import Context, Frames, Scores
 
 PANEL_WEEKS = 2 * YEAR + 13
 """Minimum number of weeks before a forecast in its panel."""
-UNJUDGED = "less than half a year of history, as no key had in the backtest: its bands may be too narrow"
+UNJUDGED = (
+    "less than half a year of history, as hardly any key had in the backtest: its bands may be too narrow"
+)
 KEYS_AT_A_TIME = 2_000
 """Number of keys whose features are in memory together: 8 MB for 13 steps and 80 features."""
 
