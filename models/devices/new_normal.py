@@ -91,7 +91,8 @@ def with_new_normal(
     usual = outside(past, faults, step)
     called_for = max(CALLED_FOR, FEWEST_CALLED * step)
     usual_for = max(hold, USUAL_INTERVALS * step)
-    rows = with_memory(scores.rows, usual, first, options.alpha, called_for, usual_for, without=shifts)
+    others = keys.join(shifts, on=list(KEY), how="anti")
+    rows = with_memory(scores.rows, usual, first, options.alpha, called_for, usual_for, others)
     if shifts.is_empty():
         return Scores(rows, scores.keys)
     devices = shifts.select("device").unique()
@@ -114,16 +115,14 @@ def with_memory(
     alpha: float,
     called_for: timedelta,
     usual_for: timedelta,
-    without: pl.DataFrame | None = None,
+    keys: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """`rows` of an hour, with p-values of at least the share of readings so far that were as unusual; see the module.
 
-    `past` are the rows of the same keys before the hour, which begins at `first`. Only keys that are called often are
-    compared, except those in `without`. How unusual they were is measured over `usual_for`.
+    `past` are the rows of the same keys before the hour, which begins at `first`. Only `keys` are compared; by default,
+    those that are called often. How unusual they were is measured over `usual_for`.
     """
-    frequent = _called_often(rows)
-    if without is not None:
-        frequent = frequent.join(without, on=list(KEY), how="anti")
+    frequent = _called_often(rows) if keys is None else keys
     now, before = (
         _values(some).filter(pl.col("score").is_not_null()).join(frequent, on=list(KEY), how="semi")
         for some in (rows, past)
