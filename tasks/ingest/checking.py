@@ -78,8 +78,7 @@ class Intake:
 def check_table(request: Request, name: str, tables: Mapping[str, pl.LazyFrame], folder: Path) -> Intake:
     """The checked rows of a table's source. Raises if too many of them, or the source as a whole, are wrong."""
     table = request.scenario.tables[name]
-    schemas = {name: frame.collect_schema() for name, frame in tables.items()}
-    intake = _check(request, table, folder, schemas, tables.get(name))
+    intake = _check(request, table, folder, tables)
     whole = bool(request.options.get("replace")) and table.rows_at_a_time is None
     _refuse(table, intake, 0.0 if whole else request.max_bad_share, exists=name in tables, whole=whole)
     intake.notes += alike(request.scenario, table, intake.good, tables, request.max_bad_share)
@@ -91,17 +90,12 @@ def check_table(request: Request, name: str, tables: Mapping[str, pl.LazyFrame],
     return intake
 
 
-def _check(
-    request: Request,
-    table: Table,
-    folder: Path,
-    schemas: Mapping[str, Mapping[str, pl.DataType]],
-    stored_rows: pl.LazyFrame | None,
-) -> Intake:
-    """All rows of the table's source, split into good and bad; `schemas` are those of the stored tables.
+def _check(request: Request, table: Table, folder: Path, stored_tables: Mapping[str, pl.LazyFrame]) -> Intake:
+    """All rows of the table's source, split into good and bad.
 
     The rows of all files are one table: those with the same unique columns are merged.
     """
+    schemas = {name: frame.collect_schema() for name, frame in stored_tables.items()}
     tables = request.scenario.tables.values() if table.covariates else [table]
     similar = [one.name for one in tables if one.unique[-1:] == table.unique[-1:]]
     types = {c: kind for one in similar for c, kind in schemas.get(one, {}).items()}
@@ -133,7 +127,7 @@ def _check(
         )
     request.units[table.name] = {**source.units}
     if intake.good.height:
-        _make_one_table(request, table, intake, files, folder, stored_rows)
+        _make_one_table(request, table, intake, files, folder, stored_tables.get(table.name))
         columns = {*intake.good.rows().collect_schema()} - {"shard"}
         intake.ignored -= columns
         intake.notes += [

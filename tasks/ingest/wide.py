@@ -29,7 +29,8 @@ class _Shape:
     """The shape of a wide file: the names of its `columns` belong to the table's column `names`, their cells to `values`.
 
     `gaps` are the other required columns that the file lacks, of which its own name gives those in `of_file`. `qualities`
-    are the columns that say whether the readings of a column are good, and `option` reads such a file.
+    are the columns that say whether the readings of a column are good, and `option` reads such a file. `first` are the
+    first rows of a file of sensors.
     """
 
     names: str
@@ -40,6 +41,7 @@ class _Shape:
     of_file: Collection[str] = ()
     qualities: Mapping[str, str] = field(default_factory=dict)
     option: str = "--wide"
+    first: pl.DataFrame = field(default_factory=pl.DataFrame)
 
 
 def as_long(
@@ -65,7 +67,7 @@ def as_long(
         return source
     _refuse_unclear(source, table, shape, wide=wide)
     if shape.of_file:
-        _refuse_repeats(source, renames.get("time", "time"))
+        _refuse_repeats(source.name, shape.first, renames.get("time", "time"))
     keys = [renames.get(c, c) for c in table.required_columns if c not in (shape.names, shape.values)]
     frame = without_unknown(source.frame, shape.columns)
     index = [
@@ -114,7 +116,7 @@ def _shape(
         c: q for q in columns for c in columns if re.fullmatch(rf"(?i){re.escape(c)}[ _.]?quality", q)
     }
     sensors = [c for c in columns if c not in qualities.values()]
-    return _Shape(names, values, "sensor", sensors, gaps, gaps, qualities)
+    return _Shape(names, values, "sensor", sensors, gaps, gaps, qualities, first=first.drop(ROW))
 
 
 def _without_prefix(source: Source) -> Source:
@@ -177,14 +179,14 @@ def _refuse_unclear(source: Source, table: Table, shape: _Shape, *, wide: bool) 
         )
 
 
-def _refuse_repeats(source: Source, time: str) -> None:
-    """Raise `SourceError` if rows of sensors without a device often have the time of another row: they are of several
+def _refuse_repeats(name: str, rows: pl.DataFrame, time: str) -> None:
+    """Raise `SourceError` if `rows` of sensors without a device often have the time of another row: they are of several
     devices."""
-    times = source.frame.head(_FIRST).collect().unique()[time].drop_nulls()
+    times = rows.unique()[time].drop_nulls()
     repeats = times.filter(times.is_duplicated())
     if times.len() - times.n_unique() > _MOST_REPEATS * times.len():
         raise SourceError(
-            f"{source.name}: several rows have the time {repeats.sort()[0]}. Expected one row for each time of a device. "
+            f"{name}: several rows have the time {repeats.sort()[0]}. Expected one row for each time of a device. "
             "Name the column of the device with --column device=NAME_IN_THE_FILE, or the one device of all rows with "
             "--column device==VALUE."
         )
