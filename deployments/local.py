@@ -98,7 +98,15 @@ class Local:
                 f"Something that `make deploy` did not start answers at {self.ui}. Stop it, or use another "
                 "port: make deploy PORT=4201"
             )
-        words = ("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
+        words = (
+            "deployments.prefect_server",
+            "server",
+            "start",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        )
         self._start(SERVER, words, self.environment())
         self._wait()
         return True

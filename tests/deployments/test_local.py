@@ -1,10 +1,15 @@
 """The server of `make deploy` as it starts, without a server."""
 
+import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
 
 from deployments.local import Local, LocalError
+from deployments.prefect_server import locking_session
 from flows import server
 
 
@@ -29,3 +34,19 @@ def test_a_server_that_ends_is_waited_for_no_longer(starting, monkeypatch):
     monkeypatch.setattr(Local, "running", lambda *_: None)
     with pytest.raises(LocalError, match=r"did not start. Its log says why: .*server\.log"):
         starting._wait()
+
+
+def test_a_transaction_of_automations_keeps_other_writers_waiting_before_it_reads(tmp_path):
+    file = tmp_path / "prefect.db"
+
+    async def begin_beside_it() -> None:
+        async with locking_session(begin_transaction=True) as session:
+            await session.connection()
+            with closing(sqlite3.connect(file, timeout=0)) as other:
+                other.execute("begin immediate")
+
+    with (
+        temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{file}"}),
+        pytest.raises(sqlite3.OperationalError, match="database is locked"),
+    ):
+        asyncio.run(begin_beside_it())
