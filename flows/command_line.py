@@ -312,6 +312,8 @@ def _console() -> Console:
 def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
         return "\n".join(f"{name}: {one}" for name, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_cell(one) for one in value)
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < _LARGE else f"{value:,.0f}"
     if isinstance(value, int) and not isinstance(value, bool):

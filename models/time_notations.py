@@ -30,6 +30,11 @@ _WEEK_END = r"(?i)^(?:1 )?(?:w/e|week[ -]?end(?:ing|ed)?):? +"
 _DATE = r"\d{1,4}[./-]\d{1,2}[./-]\d{2,4}"
 _DAYS_OF_WEEK = r"^(\d{1,2})\.(\d{1,2})\.? ?(?:-|–|bis) ?\d{1,2}\.(\d{1,2})\.(\d{4})$"
 _BOTH_DAYS = rf"^({_DATE})(?: (?:-|–|to|bis) |/){_DATE}$"
+_CLOCK = r"\d{1,2}:\d\d(?::\d\d(?:\.\d+)?)?(?: ?[AaPp][Mm])?(?:Z|[+-]\d\d:?\d\d)?"
+_BOTH_TIMES = (
+    rf"^(\S+[T ]{_CLOCK})(?:(?: - | ?– ?| to | bis ){_CLOCK}|(?: ?[-–] ?|/| to | bis ){_DATE}[T ]{_CLOCK})$"
+)
+"""The first and the last moment of an interval, such as 01.03.2024 00:00 - 01:00; 00:00-01:00 has an offset."""
 _TIDY = (
     (r"^/Date\((\d+)(?:[+-]\d{4})?\)/$", "${1}"),
     (r"^(\d{9,19}),(\d+)$", "${1}.${2}"),
@@ -40,6 +45,7 @@ _TIDY = (
     (_BOTH_DAYS, "${1}"),
     (r"^'(\d)", "${1}"),
     (r" ?\([^)]*\)$", ""),
+    (_BOTH_TIMES, "${1}"),
     (r"^((?:19|20)\d\d)(\d\d)(\d\d)[T ]?2400(?:00)?$", "${1}-${2}-${3} 24:00"),
     (
         rf"^{_MONTH} +(\d{{1,2}}) (\d\d:\d\d:\d\d)( [A-Z]{{3,4}}| [+-]\d{{4}})? (\d{{4}})$",
@@ -85,14 +91,18 @@ _ISO = (
     ),
     (r"(\d)[T_](\d\d)", "${1} ${2}"),
     (r"^(\d{4}-\d{1,2}-\d{1,2}) (\d{1,2})$", "${1} ${2}:00"),
+    (r"^(\d{4}-\d{1,2}-\d{1,2}) (\d{1,2}) (\d{1,2})$", "${1} ${2}:${3}"),
+    (r"^(\d{4}-\d{1,2}-\d{1,2}) (\d{1,2}) (\d{1,2}) (\d{1,2})$", "${1} ${2}:${3}:${4}"),
 )
 
 
 def tidied(text: pl.Series) -> pl.Series:
     """Times without weekdays and the like, with the time of day after the date and with colons, and zones as offsets.
 
-    >>> tidied(pl.Series(["Mon, 29 Jan 2024, 10:30 CET", "29.01.2024 10.30.00"])).to_list()
-    ['29 Jan 2024 10:30 +01:00', '29.01.2024 10:30:00']
+    Of an interval, the first moment is kept.
+
+    >>> tidied(pl.Series(["Mon, 29 Jan 2024, 10:30 CET", "29.01.2024 10.30.00", "29.01.2024 10:30 - 11:30"])).to_list()
+    ['29 Jan 2024 10:30 +01:00', '29.01.2024 10:30:00', '29.01.2024 10:30']
     """
     return _rewritten(_first_days(text), _TIDY)
 

@@ -32,6 +32,13 @@ def with_points(
     units = units_of(source, table, mapping)
     plain = (without(unit, pl.col(c)) for c, unit in units.items() if c not in notation.signs_by_name)
     source = replace(source, frame=source.frame.with_columns(plain))
+    coded = [c for c in numbers if c in notation.named(notation.coded)]
+    if decimals is None and coded:
+        raise SourceError(
+            f"{source.name}: {coded[0]} has numbers such as +0100,1, which is 100.1 if decimals have commas, or 100 and "
+            "a code, such as one of quality, as in the files of NOAA. For decimals, add --decimals comma. Otherwise, write "
+            "number and code into two columns."
+        )
     style = decimals or notation.shown
     for column in numbers if table.covariates else ():
         if column in notation.named(notation.percentages):

@@ -18,6 +18,8 @@ _SURE_COMMA = rf"^[+-]?(0,\d+|\d[\d.{_BLANK}]*,(\d\d?|\d{{4,}}))$"
 _WHOLE = rf"^[+-]?\d{{1,3}}({_THOUSANDS}\d{{3}})+$"
 _EITHER = r"^[+-]?[1-9]\d{0,2}\.\d{3}$|^[+-]?\d{0,3}$"
 _POINTS = r"^[+-]?\d*\.\d+$"
+_CODED = r"^[+-]0\d{3,},\d$"
+"""Matches numbers with a sign, zeros in front and a digit after a comma, such as NOAA's +0100,1: 100 and a code."""
 _PADDED = r"^0\d"
 """Matches numbers such as 05.2024, a week."""
 _PLAIN = r"^[+-]?\d*\.?\d+$"
@@ -41,8 +43,8 @@ class Notation:
     a column have, `units` such as bar behind the numbers,
     including a blank before the unit. `commas` and `points` are the columns with decimal commas and decimal points.
     Columns in `either` have no decimals other than 1.234, which is 1234 if decimals have commas. `groups` have numbers
-    that `grouped` reads; `unsure` have only numbers such as 1,234. With `has_points`, decimals have points unless the
-    table shows otherwise, as in files that programs write.
+    that `grouped` reads; `unsure` have only numbers such as 1,234, and `coded` some such as +0100,1.
+    With `has_points`, decimals have points unless the table shows otherwise, as in files that programs write.
     """
 
     names: tuple[str, ...]
@@ -54,6 +56,7 @@ class Notation:
     either: tuple[int, ...]
     groups: tuple[int, ...]
     unsure: tuple[int, ...]
+    coded: tuple[int, ...]
     has_points: bool
 
     def named(self, positions: Sequence[int]) -> frozenset[str]:
@@ -116,7 +119,7 @@ def notation_of(
     sure = where(texts, is_plain & is_grouped & _any(pl.all(), _SURE))
     unsure = {*where(texts, is_plain & is_grouped)} - {*sure}
     groups = {*sure} | with_signs & {*where(texts, is_plain)}
-    order = tuple(sorted(groups)), tuple(sorted(unsure))
+    order = tuple(sorted(groups)), tuple(sorted(unsure)), where(texts, _any(pl.all(), _CODED))
     return Notation(tuple(names), percentages, signs, units, decimal, points, either, *order, has_points)
 
 

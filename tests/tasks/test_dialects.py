@@ -371,6 +371,13 @@ def test_numbers_such_as_a_thousand_with_a_comma_are_asked_for_unless_others_tel
     assert read_stores(tmp_path / "a.csv", "comma")["area"].to_list() == ["1.234", "2.345"]
 
 
+def test_numbers_with_a_sign_and_zeros_before_a_comma_and_a_digit_are_asked_for(tmp_path):
+    (tmp_path / "a.csv").write_text('store,area\nA,"+0100,1"\nB,"+1100,5"\n')
+    with pytest.raises(SourceError, match=r"area has numbers such as \+0100,1.*--decimals comma"):
+        read_stores(tmp_path / "a.csv")
+    assert read_stores(tmp_path / "a.csv", "comma")["area"].to_list() == ["+0100.1", "+1100.5"]
+
+
 @pytest.mark.parametrize(
     ("last", "expected"),
     [('B,"1,234"', "1234"), ("B;1.234,5", "1234.5"), ("B,5-", "-5"), ("B;12,5", "12.5")],
