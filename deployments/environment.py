@@ -10,7 +10,7 @@ from prefect.settings import PREFECT_API_URL
 
 from models.addresses import carries_credential
 from models.errors import AlmanacError
-from models.times import is_timezone
+from models.moments import is_timezone
 from tasks.storage.uris import check_uri, is_remote
 
 PROJECT = Path(__file__).parent.parent

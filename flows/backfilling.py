@@ -16,8 +16,8 @@ from flows.progress import name_run, steps
 from flows.runs import score
 from flows.settings import open_store
 from models.errors import AlmanacError, ContractError
+from models.moments import as_moment, end_of, time_text
 from models.scenario import AsOf, Scenario
-from models.times import as_moment, end_of, time_text
 from tasks.scoring.catch_up import published_as_ofs
 from tasks.scoring.runs import input_versions, scans
 from tasks.storage.store import Store

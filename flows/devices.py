@@ -23,8 +23,8 @@ from flows.settings import open_store
 from models.devices.hours import devices_behind, first_split, fleet_end
 from models.devices.options import Options, moment_of
 from models.devices.scenario import DEVICES
+from models.moments import local_timezone
 from models.scenario import AsOf
-from models.times import local_timezone
 from tasks.ingest.fixed_options import fixed_options
 from tasks.ingest.sources import small_table
 from tasks.registry import bundles

@@ -7,8 +7,8 @@ from prefect.logging import get_run_logger
 from flows.clock import Clock
 from flows.progress import over_shards
 from models.drift import Rule
+from models.moments import time_text
 from models.scenario import Scenario
-from models.times import time_text
 from tasks.monitoring.drift import (
     accuracy_since,
     announce_drift,

@@ -7,8 +7,8 @@ from typing import Any
 from flows.catalogue import scenarios
 from flows.modules import Direct, WithStatus
 from flows.settings import open_store
+from models.moments import in_words
 from models.scenario import Scenario
-from models.times import in_words
 from tasks.ingest.status import TableStatus, freshness, quarantined, table_status
 from tasks.storage.store import Store
 

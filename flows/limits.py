@@ -20,7 +20,7 @@ from flows.parameters import without_credentials
 from flows.settings import settings
 from flows.variables import with_variables
 from models.errors import AlmanacError
-from models.times import local_timezone
+from models.moments import local_timezone
 
 P = ParamSpec("P")
 R = TypeVar("R")

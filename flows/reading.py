@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 from prefect import Flow
 
 from models.contracts import Decimals, Duplicates
-from models.times import DateOrder
+from models.date_order import DateOrder
 
 R = TypeVar("R")
 _PARAMETER, _STORE = "reading", "        store: URI"

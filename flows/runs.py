@@ -18,8 +18,8 @@ from flows.deadlines import process_deadline
 from flows.progress import gather, in_tasks, name_run, over_shards
 from flows.settings import settings
 from models.errors import AlmanacError
+from models.moments import time_text
 from models.scenario import AsOf, Scenario
-from models.times import time_text
 from tasks.ingest.pipeline import IngestResult, ingest
 from tasks.ingest.sources import column_mapping
 from tasks.page.run_page import write_page

@@ -12,8 +12,8 @@ from flows.runs import ingest_sources
 from flows.settings import open_store
 from models.devices.contracts import JOINT_TAG, MUTED
 from models.devices.scenario import DEVICES
+from models.moments import as_moment, end_of
 from models.scenario import AsOf
-from models.times import as_moment, end_of
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 

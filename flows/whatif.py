@@ -15,11 +15,12 @@ from flows.parameters import Share
 from flows.progress import name_run
 from flows.settings import open_store
 from models.contracts import Decimals, Duplicates
+from models.date_order import DateOrder
+from models.moments import time_text
 from models.sales import SALES, whatif, whatif_page
 from models.sales.explanations import middle_column
 from models.sales.options import Options
 from models.sales.panel import KEY
-from models.times import DateOrder, time_text
 from tasks.ingest.pipeline import read_checked
 from tasks.ingest.sources import column_mapping
 from tasks.page.whatif_page import announce_whatif, write_lines, write_whatif_page

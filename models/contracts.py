@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import polars as pl
 
+from models.date_order import DateOrder
 from models.errors import ContractError
-from models.times import DateOrder, days, far_from_others, refuse_midnights_elsewhere, utc
+from models.far_times import far_from_others
+from models.times import days, refuse_midnights_elsewhere, utc
 
 if TYPE_CHECKING:
     from models.schemas import dy

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from models.date_order import DateOrder
 from models.errors import ContractError
-from models.times import DateOrder, days
+from models.times import days
 
 TIMES = ("timestamp", "time", "date")
 """Frequent names of the time column."""

@@ -11,12 +11,14 @@ from zoneinfo import available_timezones
 import polars as pl
 
 from models.contracts import FLAGS, ODD_NAMES, is_unknown
+from models.date_order import DateOrder
 from models.devices import words
 from models.devices.quality import bad_quality
 from models.errors import ContractError
+from models.far_times import far_from_others
 from models.schemas import dy
 from models.times import TIME as TIME
-from models.times import DateOrder, far_from_others, utc
+from models.times import utc
 
 KEY = ("device", "tag")
 JOINT_TAG = "*"

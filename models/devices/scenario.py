@@ -30,6 +30,7 @@ from models.devices.rows import SCORES, as_scores
 from models.devices.search import DevicesSearch
 from models.devices.tables import TABLES
 from models.errors import ContractError
+from models.moments import end_of, start_of
 from models.page.blocks import Section
 from models.scenario import (
     AsOf,
@@ -51,7 +52,6 @@ from models.scenario import (
     Scores,
     WatchesInputs,
 )
-from models.times import end_of, start_of
 
 HOUR = timedelta(hours=1)
 

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 from math import ceil
 from typing import Any
 
-from models.times import end_of, start_of
+from models.moments import end_of, start_of
 
 ESTIMATORS = ("lightgbm", "random_forest", "decision_tree")
 WINDOWS_HOURS = (12, 24, 36)
@@ -210,7 +210,7 @@ class Options:
 
 
 def moment(when: date | datetime | str, *, start_of_day: bool = False) -> datetime:
-    """A moment in UTC: a naive time is in UTC, a date means the end (or start) of that day, see `models.times`.
+    """A moment in UTC: a naive time is in UTC, a date means the end (or start) of that day, see `models.moments`.
 
     >>> moment(date(2015, 7, 31)).isoformat(), moment("2015-07-31", start_of_day=True).isoformat()
     ('2015-08-01T00:00:00+00:00', '2015-07-31T00:00:00+00:00')

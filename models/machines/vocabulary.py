@@ -9,8 +9,8 @@ import polars as pl
 
 from models.machines import contracts
 from models.machines.cleaning import words
+from models.moments import local_timezone
 from models.scenario import Frames
-from models.times import local_timezone
 
 OTHER = "other errors"
 """The name in `Vocabulary.errors` for all errors that are not distinguished; present only if there are any."""

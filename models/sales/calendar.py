@@ -5,7 +5,7 @@ from datetime import date, datetime, timedelta
 import polars as pl
 
 from models.errors import ContractError
-from models.times import local_day
+from models.moments import local_day
 
 WEEK = timedelta(weeks=1)
 

@@ -18,9 +18,10 @@ from models.contracts import (
     is_row_number,
     is_unknown,
 )
+from models.date_order import DateOrder, shown_order
 from models.errors import ContractError
+from models.far_times import far_from_others
 from models.scenario import Table, with_shard
-from models.times import DateOrder, far_from_others, shown_order
 from tasks.ingest.alike import SUM, alike, sums
 from tasks.ingest.batches import Batch, Request, SourceRows, rows_of
 from tasks.ingest.quarantine import as_bad, by_rule

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import polars as pl
 
+from models.date_order import DateOrder
 from models.layouts import Layout, LayoutRequest, SourceFile
 from models.scenario import Scenario, Table
-from models.times import DateOrder
 from tasks.ingest.dialect import SUFFIXES
 from tasks.ingest.sources import Source, SourceError, renaming, spellings
 

@@ -14,8 +14,9 @@ import polars as pl
 
 from models.addresses import refuse_credential
 from models.contracts import ROW
+from models.date_order import DateOrder
 from models.errors import AlmanacError
-from models.times import DateOrder, days
+from models.times import days
 from tasks.ingest.contents import DialectError
 from tasks.ingest.dialect import SUFFIXES, dialect_in_words, is_table, longest_line, scan
 from tasks.ingest.numbers import Notation, plain_numbers

@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
+from models.moments import as_moment
 from models.scenario import Scenario, Table
-from models.times import as_moment
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 

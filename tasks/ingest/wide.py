@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from models.contracts import ROW, is_row_number, without_unknown
+from models.date_order import DateOrder
 from models.errors import ContractError
 from models.scenario import Table
-from models.times import DateOrder, days
+from models.times import days
 from tasks.ingest.alike import SUM
 from tasks.ingest.sources import Source, SourceError, renaming
 from tasks.ingest.text import WEEK

@@ -13,8 +13,8 @@ import polars as pl
 from prefect import task
 
 from models.drift import CYCLE, SCHEMA, Rule, drift, in_order_of_rank
+from models.moments import time_text
 from models.scenario import AsOf, Event, Scenario, WatchesInputs
-from models.times import time_text
 from tasks.monitoring.due import judged_so_far
 from tasks.registry import bundles
 from tasks.scoring.events import emit

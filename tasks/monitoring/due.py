@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 from prefect import task
 
+from models.moments import as_moment, end_of
 from models.scenario import AsOf, GroundTruth, HasGroundTruth, Scenario
-from models.times import as_moment, end_of
 from tasks.registry import ledger
 from tasks.scoring.runs import Run, RunError, input_versions, scans
 from tasks.storage.commits import spans

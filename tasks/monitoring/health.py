@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
+from models.moments import as_moment
 from models.scenario import AsOf, EmitsEvents, Scenario
-from models.times import as_moment
 from tasks.ingest.status import is_stale, time_allowed
 from tasks.registry import bundles, ledger
 from tasks.storage.layout import DRIFT, Layout

@@ -23,9 +23,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from models.moments import time_text
 from models.page.blocks import Block, Chart, Explorer, Figures, Grid, Section, Text, number
 from models.page.explorer import pack
-from models.times import time_text
 from tasks.scoring.runs import Run
 
 SCRIPTS = ("page.js", "series.js", "traces.js", "explorer.js", "picker.js", "start.js")

@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 from prefect import task
 
+from models.moments import as_moment, in_words, time_text
 from models.scenario import AsOf, CatchesUp, Event, Frames, Scenario
-from models.times import as_moment, in_words, time_text
 from tasks.ingest.status import is_stale
 from tasks.registry import bundles, ledger
 from tasks.scoring.events import emit

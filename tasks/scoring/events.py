@@ -13,8 +13,8 @@ from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 from prefect.logging import get_run_logger
 
+from models.moments import time_text
 from models.scenario import DerivesFromBundle, DerivesTables, EmitsEvents, Event, Scenario
-from models.times import time_text
 from tasks.registry import bundles
 from tasks.scoring.publishing import Publication, publish_derived
 from tasks.scoring.runs import Run

@@ -13,8 +13,8 @@ from deltalake import DeltaTable
 from prefect import task
 
 from models.errors import AlmanacError
+from models.moments import time_text
 from models.scenario import AsOf, Frames, Scenario
-from models.times import time_text
 from tasks.registry import bundles, ledger
 from tasks.registry.code import code_version
 from tasks.storage.faults import StoreError

@@ -7,8 +7,8 @@ from typing import Any
 import polars as pl
 from prefect import task
 
+from models.moments import time_text
 from models.scenario import ReportsGaps, Scenario
-from models.times import time_text
 from tasks.scoring.runs import Run, RunError, read_context
 
 STATUSES = ("scored", "fallback", "skipped", "failed")

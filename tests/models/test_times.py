@@ -8,8 +8,8 @@ import pytest
 from models.devices.scenario import DEVICES
 from models.errors import ContractError
 from models.machines.scenario import MACHINES
+from models.moments import end_of, local_day, start_of
 from models.sales import SALES
-from models.times import end_of, local_day, start_of
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from models.contracts import ROW, RULE, accept
 from models.errors import ContractError
+from models.far_times import far_from_others
 from models.machines.contracts import Events
-from models.times import days, far_from_others, utc
+from models.times import days, utc
 
 WRITTEN = {
     "ISO": "%Y-%m-%d %H:%M:%S",
