@@ -68,12 +68,14 @@ def link_of(page: str) -> str:
 def check_holds_tables(uri: str) -> None:
     """Raise `StoreError` for a path that a library would misread, looking elsewhere for a file.
 
-    delta-rs panics at `[ ] ^ |`, reads `\\` as `/`, and decodes `%20`; polars takes a folder `a=b` for a
-    partition; and `?` begins the query of a SQLite address, such as that of MLflow's records.
+    delta-rs reads `\\` as `/` and decodes `%20` twice, and polars takes a folder `a=b` for a partition. In a local path,
+    delta-rs also panics at `[ ] ^ |`, and `?` begins the query of a SQLite address, such as that of MLflow's records.
     """
-    unfit = re.search(r"[][^|\\?=]|%[0-9A-Fa-f]{2}", uri)
+    on_disk = "" if is_remote(uri) else "[ ] ^ | ? "
+    unfit = re.search(rf"[\\={re.escape(on_disk.replace(' ', ''))}]|%[0-9A-Fa-f]{{2}}", uri)
     if unfit:
         raise StoreError(
-            f"{uri}: no store can be kept at a path with '{unfit[0]}'. Spaces, % and letters of any alphabet "
-            "are fine; [ ] ^ | \\ ? = and % before two hexadecimal digits are not. Give another folder."
+            f"{uri}: no store can be kept {'on disk' if on_disk else 'in Blob Storage'} at a path with '{unfit[0]}'. "
+            f"Spaces, % and letters of any alphabet are fine; {on_disk}\\ = and % before two hexadecimal digits are not. "
+            "Give another folder."
         )
