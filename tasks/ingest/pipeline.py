@@ -11,10 +11,12 @@ from prefect import task
 from models.scenario import Scenario, Table
 from tasks.ingest import capture
 from tasks.ingest.batches import Request
-from tasks.ingest.checking import Intake, check_table, refuse_alike, refuse_unused
+from tasks.ingest.checking import check_table
 from tasks.ingest.fixed_options import fix_options, fixed_options
+from tasks.ingest.intake import Intake
 from tasks.ingest.layouts import layout_of
 from tasks.ingest.quarantine import as_bad, by_rule, quarantine, release
+from tasks.ingest.refusals import refuse_alike, refuse_unused
 from tasks.ingest.sources import SourceError, described
 from tasks.ingest.sql import is_sql
 from tasks.storage.layout import Layout

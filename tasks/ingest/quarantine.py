@@ -12,6 +12,9 @@ from models.scenario import Scenario, Table
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store, digest
 
+FOOTER, SUBTOTAL = "footer", "subtotal"
+"""The rules of rows at the end of a file that lack a key or a time, and of sums. They never stop an ingest."""
+
 
 def quarantine(scenario: Scenario, store: Store, table: Table, bad: pl.DataFrame) -> None:
     """Append bad rows to the scenario's quarantine, except those that it already holds."""
