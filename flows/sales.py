@@ -19,6 +19,7 @@ from flows.whatif import compare_plans
 from models.errors import ContractError
 from models.sales import SALES
 from models.sales.contracts import Returns
+from models.sales.days import Weekday
 from models.sales.layouts import DATED_BY_LAST_DAY
 from tasks.registry import bundles
 from tasks.storage.store import Store
@@ -37,6 +38,7 @@ def ingest(
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05,
     shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
     week_ending: bool = False,
+    daily: Weekday | None = None,
     returns: Returns | None = None,
     store: str | None = None,
     reading: Reading = AS_THEY_ARE,
@@ -61,13 +63,15 @@ def ingest(
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the keys are spread over; fixed by the first ingest (default 32).
         week_ending: Dates of sales and plan are the last days of their weeks; default: the first ones.
+        daily: Rows are of days, or of single sales with --duplicates add, and are added up to weeks that start on this
+            weekday; whole weeks only.
         returns: Treatment of rows with negative units: net subtracts them from the sales of the same week (with
             --duplicates add if returns have rows of their own), zero counts them as zero. Default: they are bad.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     more = {"stores": stores, "skus": skus, "covariates": covariates, "events": events}
     sources = {"history": source, "plan": plan, **more}
-    options = _reading(reading, week_ending, returns)
+    options = _reading(reading, week_ending, daily) | {"returns": returns}
     return ingest_sources(SALES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
 
@@ -161,14 +165,18 @@ def _first_training(store: Store, holidays: list[str] | None) -> list[str]:
     return ["The champion keeps its holidays. To use others, run sales train --holidays."]
 
 
-def _reading(reading: Reading, week_ending: bool, returns: Returns | None) -> dict[str, Any]:
-    """The options of an ingest. Raises `ContractError` if the layout already says that its dates are last days."""
+def _reading(reading: Reading, week_ending: bool, daily: Weekday | None) -> dict[str, Any]:
+    """The options of an ingest. Raises `ContractError` if dates cannot be last days: they are days, or the layout's are."""
+    if week_ending and daily:
+        raise ContractError(
+            "--week-ending with --daily: dates are the last days of weeks or days. Expected one of the two."
+        )
     if week_ending and reading.layout in DATED_BY_LAST_DAY:
         raise ContractError(
             f"--week-ending with --layout {reading.layout}: its dates already are the last days of weeks. "
             "Omit --week-ending."
         )
-    return {**reading.options(), "week_ending": week_ending, "returns": returns}
+    return {**reading.options(), "week_ending": week_ending, "daily": daily}
 
 
 def _options(

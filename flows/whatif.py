@@ -18,6 +18,7 @@ from models.contracts import Decimals, Duplicates
 from models.date_order import DateOrder
 from models.moments import time_text
 from models.sales import SALES, whatif, whatif_page
+from models.sales.days import Weekday
 from models.sales.explanations import middle_column
 from models.sales.options import Options
 from models.sales.panel import KEY
@@ -46,6 +47,7 @@ def compare_plans(
     encoding: str | None = None,
     duplicates: Duplicates | None = None,
     week_ending: bool = False,
+    daily: Weekday | None = None,
     store: str | None = None,
 ) -> dict[str, Any]:
     """Forecast with a changed plan and with the stored one, and show the differences. Nothing is published.
@@ -67,6 +69,7 @@ def compare_plans(
         encoding: Encoding of text files that are not in UTF-8 or UTF-16, such as cp1250. Default: cp1252.
         duplicates: What to do with differing rows of the same key and week: average, last or refuse (default).
         week_ending: Dates of the plan are the last days of their weeks; default: the first days.
+        daily: Rows are of days, and are made rows of weeks that start on this weekday.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     clock = Clock()
@@ -79,6 +82,7 @@ def compare_plans(
         "encoding": encoding,
         "duplicates": duplicates,
         "week_ending": week_ending,
+        "daily": daily,
     }
     rows, notes = read_checked(
         SALES, data_store, "plan", plan, column_mapping(column or []), max_bad_share, reading

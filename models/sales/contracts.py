@@ -11,6 +11,7 @@ from models.contracts import AcceptResult, is_unknown
 from models.errors import ContractError
 from models.sales.categories import MOST_CATEGORIES
 from models.sales.covariates import EVERY_STORE
+from models.sales.days import as_weeks
 from models.sales.gaps import changes_of_scale
 from models.sales.neighbours import PRICE
 from models.sales.panel import END, IN_STOCK
@@ -112,12 +113,33 @@ class Weekly(Table):
     def one_of_each(
         self, rows: pl.DataFrame, files: pl.DataFrame, options: Mapping[str, Any]
     ) -> pl.DataFrame:
-        """As for every table. Of rows that are of days, the error says that first: adding them up makes no weeks."""
+        """As for every table; with the option `daily`, days are then added up to weeks that start on that weekday.
+
+        Without it, the error for rows that are of days says that first.
+        """
+        start = options.get("daily")
         try:
-            return super().one_of_each(rows, files, options)
+            result = super().one_of_each(rows, files, options)
         except ContractError:
-            _check_anchors(_anchors(rows.lazy(), self.name), self.name, most=_MOST_ANCHORS)
+            if start is None:
+                _check_anchors(_anchors(rows.lazy(), self.name), self.name, most=_MOST_ANCHORS)
             raise
+        return result if start is None else as_weeks(result, start, self.amounts, self.name)
+
+    def notes(
+        self,
+        frame: pl.DataFrame,
+        stored_tables: Frames,  # noqa: ARG002
+        options: Mapping[str, Any],
+    ) -> tuple[str, ...]:
+        """A note on the weeks to which days were added up."""
+        if options.get("daily") is None:
+            return ()
+        weeks = frame["week"].unique().sort()
+        return (
+            f"{self.name}: days are added up to weeks, of which the first starts on {weeks[0]}, the last on {weeks[-1]}. "
+            "Weeks before and after them are left out: not all of their days are here.",
+        )
 
     def check(self, frame: pl.DataFrame, stored_tables: Frames) -> None:
         """Raise `ContractError` if weeks start on different weekdays across all tables, or `in_stock` is not a share."""
@@ -163,14 +185,16 @@ class Sold(Weekly):
         self,
         frame: pl.DataFrame,
         stored_tables: Frames,
-        options: Mapping[str, Any],  # noqa: ARG002
+        options: Mapping[str, Any],
     ) -> tuple[str, ...]:
-        """Notes on columns that are on another scale than in earlier files, such as cents for euros."""
+        """As for every table of weeks, and notes on columns that are on another scale than in earlier files, such as cents
+        for euros."""
+        notes = super().notes(frame, stored_tables, options)
         if self.name not in stored_tables:
-            return ()
+            return notes
         places, stored_rows = "these rows than in earlier ones", stored_tables[self.name]
         lines = changes_of_scale(frame.lazy(), stored_rows, places, "now")
-        return tuple(f"{self.name}: {line}" for line in lines)
+        return (*notes, *(f"{self.name}: {line}" for line in lines))
 
 
 @dataclass(frozen=True)
@@ -279,7 +303,7 @@ def _refuse_other_times(weeks: pl.Series, table: str) -> None:
             "year, join them with --column week=YEAR_COLUMN+WEEK_COLUMN."
         )
     if text.str.contains(_MONTH_AND_YEAR).all():
-        raise ContractError(f"{table}: week is '{text[0]}', a month. Expected days or weeks. {_NOT_WEEKLY}")
+        raise ContractError(f"{table}: week is '{text[0]}', a month. Expected weeks, or days with --daily.")
 
 
 def _check_days(weeks: pl.Series, table: str, *, are_last: bool) -> None:
@@ -322,7 +346,10 @@ _MONTH_AND_YEAR = r"^\pL{3,12}\.?[ /'-]+(\d\d|\d{4})$|^\d{4}[ /-]\pL{3,12}$"
 _FIRST = 200
 _MOST_ANCHORS = 2
 """If the weeks of one file start on more weekdays, they are days or months."""
-_NOT_WEEKLY = "Days and months are not read: sum the days of each whole week, and date each row by its week's first day."
+_NOT_WEEKLY = (
+    "If they are days, add --daily monday, or the weekday on which your weeks start: whole weeks are added up. "
+    "Months are not read."
+)
 _OTHER_ANCHOR = (
     "Date every row by the first day of its week, or all of them by the last day and add --week-ending."
 )

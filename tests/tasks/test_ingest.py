@@ -458,7 +458,7 @@ def test_weeks_that_start_on_different_days_are_refused_with_examples_of_each(st
     [
         (["1", "53"], "week is '1', which has no year.*YEAR_COLUMN"),
         (["KW01", "KW02"], "week is 'KW01', which has no year"),
-        (["Jan-24", "Feb-24"], "week is 'Jan-24', a month.*sum the days"),
+        (["Jan-24", "Feb-24"], "week is 'Jan-24', a month.*days with --daily"),
     ],
 )
 def test_months_and_weeks_without_a_year_are_said_to_be_so(store, tmp_path, weeks, message):
@@ -471,8 +471,11 @@ def test_months_and_weeks_without_a_year_are_said_to_be_so(store, tmp_path, week
 def test_sales_of_days_are_refused_with_what_makes_weeks_of_them(store, tmp_path):
     days = "".join(f"A,N,{MONDAY + timedelta(days=n)},5\n" for n in range(14) if n % 7 != 6)
     (tmp_path / "sales.csv").write_text(f"sku,store,week,units\n{days}")
-    with pytest.raises(ContractError, match="sum the days of each whole week"):
+    with pytest.raises(ContractError, match=r"If they are days, add --daily monday"):
         read(store, "history", str(tmp_path / "sales.csv"), SALES)
+    result = read(store, "history", str(tmp_path / "sales.csv"), SALES, daily="monday")
+    assert table(store).select("week", "units").rows() == [(MONDAY, 30), (MONDAY + timedelta(days=7), 30)]
+    assert "the first starts on 2024-01-01, the last on 2024-01-08" in result.alike[0]
 
 
 def test_weeks_of_the_plan_start_on_the_same_day_as_those_of_the_sales(store, tmp_path):
@@ -1150,5 +1153,5 @@ def test_midnights_of_another_zone_are_not_of_the_day_before(store, tmp_path, ho
 
 def test_of_days_with_several_sales_it_is_said_first_that_they_are_no_weeks(store, tmp_path):
     rows = [f"1,A,2024-01-{day},{units}" for day in (15, 16, 17) for units in (1, 2)]
-    with pytest.raises(ContractError, match=r"(?s)different weekdays.*sum the days of each whole week"):
+    with pytest.raises(ContractError, match=r"(?s)different weekdays.*--daily monday"):
         read(store, "history", below_header(tmp_path, *rows), SALES)
