@@ -21,6 +21,7 @@ from benchmarks.measure import table
 from models import metrics
 from models.sales import SALES
 from models.sales.options import QUANTILES, QUARTER
+from models.scenario import train
 
 ORIGINS, WEEKS = 3, (4, 6, 10, 14, 20, 30)
 
@@ -81,11 +82,8 @@ def _forecast(known: pl.DataFrame, sales: pl.DataFrame, folder: Path, as_of: dat
         tables["plan"] = ahead.with_columns(shard=pl.lit(0)).lazy()
     if stores := sales_file(folder, "stores"):
         tables["stores"] = pl.scan_parquet(stores)
-    context = SALES.context(tables, as_of, options)
-    context |= SALES.training_context(tables, context, as_of, options)
-    parts = {name: part.lazy() for name, part in SALES.prepare_shard(tables, context, as_of, options).items()}
-    model = SALES.load(SALES.fit(parts, context, as_of, options).files)
-    keys = known.select(KEY).unique()
+    model = SALES.load(train(SALES, tables, as_of, options).files)
+    context, keys = SALES.context(tables, as_of, options), known.select(KEY).unique()
     return SALES.score(model, tables, context, keys, as_of, options).rows
 
 

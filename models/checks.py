@@ -17,7 +17,7 @@ import polars as pl
 from polars.testing import assert_frame_equal
 
 from models.errors import AlmanacError
-from models.scenario import AsOf, File, FitResult, Scenario, Scores, with_shard
+from models.scenario import AsOf, File, FitResult, Scenario, Scores, train, with_shard
 
 LOOKS_AHEAD = "looks past as_of"
 OTHER_KEYS = "rows depend on other keys"
@@ -62,15 +62,8 @@ class _Case:
         return tables
 
     def trained(self) -> FitResult:
-        scenario, context = self.scenario, self.context()
-        context |= scenario.training_context(self.tables(), context, self.as_of, self.options)
-        parts: dict[str, list[pl.DataFrame]] = {}
-        for shard in range(self.shards):
-            frames_by_name = scenario.prepare_shard(self.tables(shard), context, self.as_of, self.options)
-            for name, frame in frames_by_name.items():
-                parts.setdefault(name, []).append(frame)
-        together = {name: pl.concat(frames, how="diagonal_relaxed").lazy() for name, frames in parts.items()}
-        return scenario.fit(together, context, self.as_of, self.options)
+        shards = [self.tables(shard) for shard in range(self.shards)]
+        return train(self.scenario, self.tables(), self.as_of, self.options, shards)
 
     def context(self) -> dict[str, pl.DataFrame]:
         return self.scenario.context(self.tables(), self.as_of, self.options)

@@ -144,6 +144,7 @@ class Machines(
         `outcomes`, the time up to which failures are on record, and `repeats`, the number of repeated failure records.
         """
         until = moment(as_of)
+        words = vocabulary(tables, until)
         observation = span(tables["telemetry"].filter(pl.col("time") <= until))
         when = pl.Datetime("us", "UTC")
         period = pl.DataFrame(
@@ -151,18 +152,18 @@ class Machines(
                 "first": [observation.first],
                 "last": [observation.last],
                 "outcomes": [service.failures_until(tables, observation.last) if observation.last else None],
-                "repeats": [repeats(by_component(tables, components_of(tables, until)), until)],
+                "repeats": [repeats(by_component(tables, words.components), until)],
             },
             schema={**dict.fromkeys(("first", "last", "outcomes"), when), "repeats": pl.Int64},
         )
-        return {"vocabulary": vocabulary(tables, until).to_frame(), "observed": period}
+        return {"vocabulary": words.to_frame(), "observed": period}
 
     def training_context(
         self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         """`equipment`: the components that no machine of a type has, see `equipment.missing_by_type`."""
-        until = moment(as_of)
-        return {"equipment": missing_by_type(by_component(tables, components_of(tables, until)), until)}
+        components = Vocabulary.of_frame(context["vocabulary"]).components
+        return {"equipment": missing_by_type(by_component(tables, components), moment(as_of))}
 
     def prepare_shard(
         self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
@@ -207,7 +208,8 @@ class Machines(
                 f"--from is {run_options.score_from:%Y-%m-%dT%H:%MZ}; the last telemetry up to --to is from "
                 f"{until:%Y-%m-%dT%H:%MZ}. Expected --from before that. Choose an earlier one, or ingest newer telemetry."
             )
-        names, begin = components_of(tables, until), _begin(tables, run_options, until)
+        interval = interval_hours(tables["telemetry"].filter(pl.col("time") <= until)) or 1.0
+        names, begin = components_of(tables, until), _begin(run_options, until, interval)
         gaps = missing_components(by_component(tables, names), begin, until)
         keys = _every_key(tables, names, begin, until).join(gaps.lazy(), on=[*self.key], how="anti")
         return keys.select(*self.key, "shard").sort(*self.key)
@@ -217,9 +219,10 @@ class Machines(
     ) -> pl.DataFrame:
         """One line per finding: finding, table, machines, examples, effect; see `findings.findings`."""
         run_options, until = Options.of(options), moment(as_of)
-        telemetry, names = tables["telemetry"], components_of(tables, until)
+        telemetry, words = tables["telemetry"], Vocabulary.of_frame(context["vocabulary"])
+        names, begin = words.components, _begin(run_options, until, words.interval_hours)
         records = by_component(tables, names)
-        every = _every_key(tables, names, _begin(tables, run_options, until), until)
+        every = _every_key(tables, names, begin, until)
         gaps = every.join(keys.lazy(), on=[*self.key], how="anti").collect()
         odd = summary(pl.concat([stray_clocks(telemetry), without_component(gaps), findings(records, until)]))
         return pl.concat(
@@ -331,12 +334,11 @@ def _every_key(tables: Frames, components: Sequence[str], begin: datetime, until
     return pl.concat(machines, how="vertical_relaxed").unique().join(names, how="cross")
 
 
-def _begin(tables: Frames, options: Options, until: datetime) -> datetime:
-    """The time after which a machine must have sent telemetry to be scored.
+def _begin(options: Options, until: datetime, interval: float) -> datetime:
+    """The time after which a machine must have sent telemetry, each `interval` hours, to be scored.
 
     It is long enough before the range for features, and for a machine in service to have sent something.
     """
-    interval = interval_hours(tables["telemetry"].filter(pl.col("time") <= until)) or 1.0
     reach = max(timedelta(days=options.normal_days), service.longest_silence(interval))
     return min(options.score_from or until, until) - reach
 

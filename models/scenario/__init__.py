@@ -60,6 +60,7 @@ from models.scenario.inputs import AsOf, Context, Frames, Table, with_shard
 from models.scenario.results import Event, File, FitResult, PublishedTable, Scores
 from models.scenario.run_view import RunView
 from models.scenario.searches import Search
+from models.scenario.training import train
 
 __all__ = [
     "TALLIES",
@@ -92,5 +93,6 @@ __all__ = [
     "Search",
     "Table",
     "WatchesInputs",
+    "train",
     "with_shard",
 ]

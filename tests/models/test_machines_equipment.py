@@ -51,7 +51,9 @@ def test_a_machine_has_no_component_that_only_machines_with_other_sensors_have()
         ("truc", "engine"),
     }
     every = MACHINES.requested_keys(tables, END, {}).collect()
-    gaps = MACHINES.gaps(tables, {}, every, END, {}).filter(finding="without component")
+    gaps = MACHINES.gaps(tables, MACHINES.context(tables, END, {}), every, END, {}).filter(
+        finding="without component"
+    )
     assert gaps["machines"].to_list() == [10]
     assert "pump0: no engine" in gaps["examples"].item()
 

@@ -331,15 +331,17 @@ def test_a_range_from_before_the_first_telemetry_begins_with_it_and_says_so(flee
     assert first <= rows["time"].min() < first + timedelta(hours=12)
     assert "without_telemetry" not in set(rows["rung"])
     keys = MACHINES.requested_keys(cut(early), AS_OF, since).collect()
-    (line,) = (
-        MACHINES.gaps(cut(early), {}, keys, AS_OF, since).filter(finding="range before the data").to_dicts()
-    )
+
+    def gaps(options: dict) -> pl.DataFrame:
+        context = MACHINES.context(cut(early), AS_OF, options)
+        every = MACHINES.gaps(cut(early), context, keys, AS_OF, options)
+        return every.filter(finding="range before the data")
+
+    (line,) = gaps(since).to_dicts()
     assert "requested from 2024-04-30 00:00" in line["examples"]
     assert f"{first:%Y-%m-%d %H:%M}" in line["examples"]
     inside = {**OPTIONS, "score_from": first.isoformat()}
-    assert (
-        not MACHINES.gaps(cut(early), {}, keys, AS_OF, inside).filter(finding="range before the data").height
-    )
+    assert gaps(inside).is_empty()
 
 
 def test_a_range_that_begins_after_its_end_is_refused(fleet):

@@ -58,7 +58,7 @@ def run() -> RunView:
         backtest=training.backtest.lazy(),
         metrics=training.metrics,
         headline=training.headline,
-        gaps=MACHINES.gaps(tables, {}, keys, AS_OF, costly),
+        gaps=MACHINES.gaps(tables, context, keys, AS_OF, costly),
     )
 
 

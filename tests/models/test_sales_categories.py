@@ -9,6 +9,7 @@ import pytest
 from models.contracts import ROW
 from models.sales import SALES, categories, whatif
 from models.sales.contracts import TABLES
+from models.scenario import train
 
 MONDAY = date(2022, 1, 3)
 WEEKS, HORIZON = 70, 4
@@ -43,11 +44,7 @@ def tables() -> dict[str, pl.LazyFrame]:
 
 @pytest.fixture(scope="module")
 def model(tables):
-    context = SALES.context(tables, AS_OF, OPTIONS)
-    context |= SALES.training_context(tables, context, AS_OF, OPTIONS)
-    parts = SALES.prepare_shard(tables, context, AS_OF, OPTIONS)
-    training = SALES.fit({name: part.lazy() for name, part in parts.items()}, context, AS_OF, OPTIONS)
-    return SALES.load(training.files)
+    return SALES.load(train(SALES, tables, AS_OF, OPTIONS).files)
 
 
 def medians(model, tables) -> pl.DataFrame:

@@ -9,6 +9,7 @@ import pytest
 from models.contracts import ROW
 from models.sales import SALES, successors
 from models.sales.contracts import TABLES
+from models.scenario import train
 
 MONDAY = date(2023, 1, 2)
 WEEKS, HORIZON, NEW_WEEKS = 80, 4, 2
@@ -34,11 +35,9 @@ def tables() -> Tables:
 
 def forecasts(tables: Tables) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows of `new`, and their explanation."""
+    model = SALES.load(train(SALES, tables, AS_OF, OPTIONS).files)
     context = SALES.context(tables, AS_OF, OPTIONS)
-    context |= SALES.training_context(tables, context, AS_OF, OPTIONS)
-    parts = SALES.prepare_shard(tables, context, AS_OF, OPTIONS)
-    training = SALES.fit({name: part.lazy() for name, part in parts.items()}, context, AS_OF, OPTIONS)
-    model, keys = SALES.load(training.files), pl.DataFrame({"sku": "new", "store": ["s0", "s1", "s2"]})
+    keys = pl.DataFrame({"sku": "new", "store": ["s0", "s1", "s2"]})
     rows = SALES.score(model, tables, context, keys, AS_OF, OPTIONS).rows
     return rows, SALES.explain(model, tables, context, rows, AS_OF, OPTIONS)
 

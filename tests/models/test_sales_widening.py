@@ -9,7 +9,7 @@ import pytest
 from models.sales import SALES, widening
 from models.sales.panel import Panel, panel_of
 from models.sales.scoring import UNJUDGED
-from models.scenario import FitResult, Scores
+from models.scenario import FitResult, Scores, train
 
 HORIZON, SKUS = 13, 80
 OPTIONS = {"trees": 20, "spread_trees": 8, "threads": 1}
@@ -39,10 +39,7 @@ def panel_of_weeks(weeks: int, level_step: float, noise: float) -> Panel:
 def scores_of(history: pl.DataFrame, as_of: date) -> tuple[FitResult, Scores]:
     past = history.filter(pl.col("week") <= as_of)
     tables = {"history": past.with_columns(shard=pl.lit(0)).lazy()}
-    context = SALES.context(tables, as_of, OPTIONS)
-    context |= SALES.training_context(tables, context, as_of, OPTIONS)
-    parts = {name: part.lazy() for name, part in SALES.prepare_shard(tables, context, as_of, OPTIONS).items()}
-    training = SALES.fit(parts, context, as_of, OPTIONS)
+    training, context = train(SALES, tables, as_of, OPTIONS), SALES.context(tables, as_of, OPTIONS)
     keys = past.select("sku", "store").unique()
     return training, SALES.score(SALES.load(training.files), tables, context, keys, as_of, OPTIONS)
 

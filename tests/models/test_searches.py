@@ -10,6 +10,7 @@ from models.machines.scenario import MACHINES
 from models.sales import SALES
 from models.sales.groups import GROUPS, used
 from models.sales.options import Options
+from models.scenario import train
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -115,10 +116,7 @@ def test_too_short_a_history_has_no_folds(sales, machines, devices):
 def test_one_estimator_for_all_gives_its_rung_to_every_sales_row_that_it_can_forecast(sales, estimator):
     tables, as_of = sales
     options = {"horizon": 8, "trees": 20, "threads": 1, "estimator": estimator, "origins": 2}
-    context = SALES.context(tables, as_of, options)
-    context |= SALES.training_context(tables, context, as_of, options)
-    parts = {n: f.lazy() for n, f in SALES.prepare_shard(tables, context, as_of, options).items()}
-    training = SALES.fit(parts, context, as_of, options)
+    training = train(SALES, tables, as_of, options)
     rungs = set(training.backtest.filter(pl.col("kind") != "new")["rung"])
     assert estimator in rungs
     assert not rungs & ({"pooled", "blend", "statistical"} - {estimator})
