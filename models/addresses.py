@@ -9,24 +9,36 @@ from urllib.parse import unquote
 
 from models.errors import AlmanacError
 
+
+def _or_encoded(characters: str) -> str:
+    """A pattern for one of these characters, also percent-encoded once or several times."""
+    codes = "|".join(f"{ord(character):x}" for character in characters)
+    return rf"(?:[{re.escape(characters)}]|%(?:25)*(?i:{codes}))"
+
+
 _SECRET_NAMES = re.compile(
-    r"""[?&;\#]\s*(
+    rf"""{_or_encoded("?&;#")}\s*(
         [\w-]*(sig | signature | token | password | passwd | passphrase | pwd | secret | credentials? | key | key[_-]?id)
       | sas | se | sv | pass | auth | jwt | code
-    )\s*=""",
+    )\s*{_or_encoded("=")}""",
     re.IGNORECASE | re.VERBOSE,
 )
 _CONNECTION_STRING = re.compile(
-    r"(account|shared\s?access)\s?(key|signature)\s*=|(^|\s)(ssl)?(password|pwd)=", re.IGNORECASE
+    rf"(account|shared\s?access)\s?(key|signature)\s*{_or_encoded('=')}|(^|\s)(ssl)?(password|pwd){_or_encoded('=')}",
+    re.IGNORECASE,
 )
-_USER_AND_PASSWORD = re.compile(r"\s*(//)?[^/\s:@]+:[^/\s@]+@[^/\s@]+[:/]")
+_COLON, _SLASH, _AT = map(_or_encoded, ":/@")
+_USER_AND_PASSWORD = re.compile(
+    rf"\s*({_SLASH}{{2}})?[^/\s:@]+{_COLON}[^/\s@]+{_AT}[^/\s@]+({_COLON}|{_SLASH})"
+)
 """A user and a password before a host, in an address without a scheme."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NAMES_A_CONTAINER = re.compile(r"(abfss?|wasbs?|adl)://[^:@/]+@[^@/]+(/|$)", re.IGNORECASE)
 _DECODINGS = 3
 PLAIN = (
     rf"^(?!{_USER_AND_PASSWORD.pattern}|[\s\S]*((?ix:{_SECRET_NAMES.pattern})|(?i:{_CONNECTION_STRING.pattern})"
-    r"|(?i:(?<!abfs)(?<!abfss)(?<!wasb)(?<!wasbs)(?<!adl)://[^/?#\s]*@)|://[^/?#\s@:]*:[^@\s]*@))"
+    rf"|(?i:(?<!abfs)(?<!abfss)(?<!wasb)(?<!wasbs)(?<!adl){_COLON}{_SLASH}{{2}}[^/?#\s]*{_AT})"
+    rf"|{_COLON}{_SLASH}{{2}}[^/?#\s@:]*{_COLON}[^@\s]*{_AT}))"
 )
 """A pattern for JSON schemas, which most texts with a credential do not match."""
 

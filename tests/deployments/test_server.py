@@ -125,6 +125,7 @@ def test_a_run_can_be_started_with_other_parameters_and_wrong_ones_are_refused(a
         ("sales-forecast/weekly", {"store": "az://c/store?SIG=hush"}),
         ("sales-forecast/weekly", {"store": "https://user:hush@host/store"}),
         ("machines-score/daily", {"store": "AccountName=a;AccountKey=hush"}),
+        ("machines-score/daily", {"store": "AccountName%3Da%3BAccountKey%3Dhush"}),
         ("devices-ingest/hourly", {"column": ["time=ts", "s3://key:hush@bucket/b.csv"]}),
     ],
 )
