@@ -48,11 +48,9 @@ def as_scores(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 
 @dataclass(frozen=True)
-class Part:
-    """The results of the sensors at the rows `at` of a grid; all but `at` and `rung` broadcast to (len(at), columns)."""
+class Results:
+    """What is published of sensors (rows) in the columns of a grid from LOOKBACK on."""
 
-    at: NDArray[np.int64]
-    rung: pl.Series
     score: Floats
     p_value: Floats
     cause: NDArray[np.int8]
@@ -61,20 +59,22 @@ class Part:
     high: Floats
 
 
-@dataclass(frozen=True)
-class Block:
-    """The results of all sensors of a grid in the columns from LOOKBACK on; arrays of shape (S, columns)."""
+@dataclass(frozen=True, kw_only=True)
+class Part(Results):
+    """The results of the sensors at the rows `at` of a grid; each broadcasts to (len(at), columns)."""
+
+    at: NDArray[np.int64]
+    rung: pl.Series
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block(Results):
+    """The results of all sensors of a grid; arrays of shape (S, columns)."""
 
     grid: Grid
     has_reading: NDArray[np.bool_]
     """Whether there is a reading, in the whole grid; a counter's reading may have no value."""
     rung: NDArray[np.int8]
-    score: Floats
-    p_value: Floats
-    cause: NDArray[np.int8]
-    expected: Floats
-    low: Floats
-    high: Floats
 
     @classmethod
     def of(
@@ -92,7 +92,7 @@ class Block:
         columns["score"] = np.where(is_missing, np.sqrt(-2 * np.log(p_of_missing)), columns["score"])
         columns["p_value"] = np.where(is_missing, p_of_missing, columns["p_value"])
         cause = np.where(is_missing, np.int8(CAUSES.index("missing")), cause)
-        return cls(grid, has_reading, rung=rung, cause=cause, **columns)
+        return cls(grid=grid, has_reading=has_reading, rung=rung, cause=cause, **columns)
 
 
 def _numbers(rungs: pl.Series) -> NDArray[np.int8]:

@@ -254,8 +254,8 @@ def _varying(model: Model, measured: _Measured, rung: pl.Series, options: Option
     is_flat = flat < p
     expected, band = measured.expected[:, LOOKBACK:], (width * scales.scale)[:, None]
     return Part(
-        at,
-        names,
+        at=at,
+        rung=names,
         score=np.where(is_flat, np.fmax(scores, tails.scores_at(flat)), scores),
         p_value=np.where(is_flat, flat, p),
         cause=np.where(is_flat, np.int8(CAUSES.index("flat")), cause),
@@ -285,7 +285,7 @@ def _discrete(model: Model, grid: Grid, at: NDArray[np.int64], rung: pl.Series) 
     params = model.rows("discrete", grid.keys)
     score, p_value, cause = discrete.score(params, grid, LOOKBACK)
     expected, low, high = (params[name].to_numpy()[:, None] for name in ("usual", "low", "high"))
-    return Part(at, rung.gather(at), score, p_value, cause, expected, low, high)
+    return Part(score, p_value, cause, expected, low, high, at=at, rung=rung.gather(at))
 
 
 def _pooled(model: Model, grid: Grid, without: NDArray[np.int64], options: Options) -> Part:
@@ -298,7 +298,7 @@ def _pooled(model: Model, grid: Grid, without: NDArray[np.int64], options: Optio
     center, scale = params["center"].to_numpy()[:, None], params["scale"].to_numpy()[:, None]
     band = NormalDist().inv_cdf(1 - options.alpha / 2) * scale
     names = pl.Series(["pooled"], dtype=pl.String).new_from_index(0, len(at))
-    return Part(at, names, score, p_value, cause, center, center - band, center + band)
+    return Part(score, p_value, cause, center, center - band, center + band, at=at, rung=names)
 
 
 def _p_of_missing(
