@@ -1,6 +1,6 @@
-"""Keys that look like known ones: `101` beside `00101`, `1.0` beside `1`, `A 1` beside `a1`, `M7` beside `M07`."""
+"""Keys that look like known ones, such as `101` beside `00101`, `A 1` beside `a1` or `M7` beside `M07`, or like sums."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import polars as pl
@@ -10,6 +10,7 @@ from models.scenario import Scenario, Table
 from tasks.storage.staging import Staged
 
 _RECENT = timedelta(days=2)
+_ROUNDING = 1e-6
 SUM = (
     r"(?i)^\s*((grand|sub|overall)[ -]?)?(total|totaal|totale|sum|summe|suma|gesamt|gesamtsumme|ergebnis|"
     r"gesamtergebnis|zwischensumme|razem|celkem|toplam|итого)s?\s*:?\s*$"
@@ -71,20 +72,39 @@ def alike(
 
 
 def sums(scenario: Scenario, table: Table, rows: Staged) -> tuple[str, ...]:
-    """Notes on keys that are named like sums, because a line of totals at the end of a report is read like any other
-    row."""
+    """Notes on keys that are named like sums, or are the sum of all others: a line of totals at the end of a report, or a
+    store such as "All stores", is read like any other row."""
     if not rows.height or table.rows_at_a_time:
         return ()
+    frame = rows.rows()
+    columns = sorted({*table.unique} & {*scenario.key})
     first_of = {
-        column: rows.rows().filter(pl.col(column).str.contains(SUM)).select(column).first().collect()
-        for column in sorted({*table.unique} & {*scenario.key})
+        column: frame.filter(pl.col(column).str.contains(SUM)).select(column).first().collect()
+        for column in columns
     }
+    found = {column: (one.item(), "looks like a sum") for column, one in first_of.items() if one.height}
+    for amount in table.amounts:
+        for column in columns:
+            if (name := _sum_of_others(frame, column, table.unique, amount)) is not None:
+                found[column] = name, "is the sum of all others"
     return tuple(
-        f"{table.name}: {column} '{one.item()}' looks like a sum, but is read like any other. If it is one, "
-        "remove its rows."
-        for column, one in first_of.items()
-        if one.height
+        f"{table.name}: {column} '{name}' {what}, but is read like any other. If it is one, remove its rows."
+        for column, (name, what) in found.items()
     )
+
+
+def _sum_of_others(frame: pl.LazyFrame, column: str, unique: Sequence[str], amount: str) -> str | None:
+    """The value of a key column whose amounts are the sums of those of at least two others, wherever it occurs."""
+    totals = frame.group_by(column).agg(pl.col(amount).sum()).collect(engine="streaming")
+    half = totals[amount].sum() / 2
+    ones = totals.filter((pl.col(amount) - half).abs() <= _ROUNDING * half)[column]
+    if totals.height <= 2 or len(ones) != 1:
+        return None
+    own = pl.col(amount).filter(pl.col(column) == ones[0]).sum()
+    others = [c for c in unique if c != column]
+    differs = (2 * own - pl.col(amount).sum()).abs() > _ROUNDING * pl.col(amount).sum().abs()
+    parts = frame.group_by(others).agg(differs.alias("differs")).collect(engine="streaming")
+    return None if parts["differs"].any() or half <= 0 else str(ones[0])
 
 
 def _values(rows: pl.LazyFrame, column: str) -> pl.DataFrame:

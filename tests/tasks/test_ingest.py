@@ -304,6 +304,18 @@ def test_a_line_of_totals_is_told(store, tmp_path):
     assert note.startswith("history: sku 'Grand total' looks like a sum, but is read like any other")
 
 
+def test_a_store_that_is_the_sum_of_the_others_is_told(store, tmp_path):
+    rows = sales()
+    everywhere = rows.group_by("sku", "week").agg(pl.col("units").sum(), pl.col("price").mean())
+    history = pl.concat([rows, everywhere.with_columns(store=pl.lit("All"))], how="diagonal_relaxed")
+    (note,) = read(store, "history", csv(tmp_path, history), SALES).alike
+    assert note.startswith("history: store 'All' is the sum of all others, but is read like any other")
+    one_differs = history.with_columns(
+        pl.when(store="All", week=MONDAY).then(pl.col("units") + 1).otherwise("units").alias("units")
+    )
+    assert not read(store, "history", csv(tmp_path, one_differs), SALES).alike
+
+
 def test_a_key_that_one_file_writes_in_two_ways_is_told_and_refused_where_many_are(store, tmp_path):
     twice = csv(
         tmp_path, pl.concat([sales(), sales().with_columns(sku=pl.col("sku") + ".0").filter(sku="1.0")])
