@@ -96,7 +96,7 @@ def sums(scenario: Scenario, table: Table, rows: Staged) -> tuple[str, ...]:
 def _sum_of_others(frame: pl.LazyFrame, column: str, unique: Sequence[str], amount: str) -> str | None:
     """The value of a key column whose amounts are the sums of those of at least two others, wherever it occurs."""
     totals = frame.group_by(column).agg(pl.col(amount).sum()).collect(engine="streaming")
-    half = totals[amount].sum() / 2
+    half = float(totals[amount].sum()) / 2
     ones = totals.filter((pl.col(amount) - half).abs() <= _ROUNDING * half)[column]
     if totals.height <= 2 or len(ones) != 1:
         return None

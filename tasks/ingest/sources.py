@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 
@@ -211,13 +212,26 @@ def _missing(source: Source, gaps: Sequence[str], mapping: Mapping[str, str], ta
     likely = others[0] if is_likely else "NAME_IN_THE_FILE"
     dates = _dated(source, others) if {*gaps} & {*_DATED} else []
     of_dates = {c: shlex.quote(dates[0]) for c in gaps if c in _DATED and len(dates) == 1}
-    options = " ".join(f"--column {c}={of_dates.get(c, likely)}" for c in gaps)
+    names = {c: of_dates.get(c) or _similar(c, others) or likely for c in gaps}
+    options = " ".join(f"--column {c}={name}" for c, name in names.items())
     ways = [f"map {'it' if len(texts) == 1 else 'them'} with {options}"] if others else []
     if likely == "NAME_IN_THE_FILE":
         ways.append(f"give all rows one value with --column {gaps[0]}==VALUE")
         ways += [f"join several with --column {gaps[0]}=ONE+OTHER"] if len(others) > 1 else []
     way = ", or ".join(ways)
     return f"{are} missing. Found: {_listed(columns)}.\n{way[0].upper()}{way[1:]}."
+
+
+def _similar(column: str, names: Sequence[str]) -> str | None:
+    """The name that is most like a column's, quoted for a shell; None if none is.
+
+    >>> _similar("machine_id", ["Machine", "time"]), _similar("units", ["Units Sold", "Net"]), _similar("sku", ["item"])
+    ('Machine', "'Units Sold'", None)
+    """
+    matches = get_close_matches(
+        column, by_name := {name.casefold(): name for name in names}, n=1, cutoff=0.65
+    )
+    return shlex.quote(by_name[matches[0]]) if matches else None
 
 
 def _listed(names: Sequence[str]) -> str:
