@@ -33,13 +33,13 @@ def of_joint(keys: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame:
 
 def of_sensors(model: Model, block: Block, rungs: pl.DataFrame, options: Options) -> pl.DataFrame:
     """One row per sensor of the block: status, rung and reason; silent and flat sensors are findings."""
-    values = block.grid.values
-    count = block.has_reading[:, LOOKBACK:].sum(axis=1)
+    values = block.raw.values
+    count = (~np.isnan(values[:, LOOKBACK:])).sum(axis=1)
     is_silent = (block.cause == CAUSES.index("missing")).any(axis=1)
     length, chance = np.zeros(len(values), np.int16), np.full(len(values), np.nan)
     at = np.flatnonzero(rungs["rung"].is_not_null().to_numpy())
     if len(at):
-        grid = block.grid.take(at)
+        grid = block.raw.take(at)
         length[at], chance[at] = presence.last_runs(model.rows("sensors", grid.keys), grid)
     varies = ~rungs["rung"].is_in(DISCRETE_RUNGS[:1]).fill_null(False).to_numpy()
     is_flat = (chance <= options.alpha) & (length >= presence.FLAT_LENGTH) & varies & (count > 0)

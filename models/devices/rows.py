@@ -72,14 +72,12 @@ class Block(Results):
     """The results of all sensors of a grid; arrays of shape (S, columns)."""
 
     grid: Grid
-    has_reading: NDArray[np.bool_]
-    """Whether there is a reading, in the whole grid; a counter's reading may have no value."""
+    raw: Grid
+    """The readings as they came, without sentinels: a counter's reading may have no value."""
     rung: NDArray[np.int8]
 
     @classmethod
-    def of(
-        cls, grid: Grid, has_reading: NDArray[np.bool_], parts: Iterable[Part], p_of_missing: Floats
-    ) -> "Block":
+    def of(cls, grid: Grid, raw: Grid, parts: Iterable[Part], p_of_missing: Floats) -> "Block":
         """The results of `parts`, and of missing readings with a p-value of at most HIGHEST_ALPHA; no two share a sensor."""
         shape = (grid.keys.height, grid.intervals - LOOKBACK)
         rung, cause = np.full(shape[0], RUNGS.index("none"), np.int8), np.full(shape, -1, np.int8)
@@ -92,7 +90,7 @@ class Block(Results):
         columns["score"] = np.where(is_missing, np.sqrt(-2 * np.log(p_of_missing)), columns["score"])
         columns["p_value"] = np.where(is_missing, p_of_missing, columns["p_value"])
         cause = np.where(is_missing, np.int8(CAUSES.index("missing")), cause)
-        return cls(grid=grid, has_reading=has_reading, rung=rung, cause=cause, **columns)
+        return cls(grid=grid, raw=raw, rung=rung, cause=cause, **columns)
 
 
 def _numbers(rungs: pl.Series) -> NDArray[np.int8]:

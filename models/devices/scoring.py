@@ -1,7 +1,7 @@
 """Scoring an hour: the rows of all requested sensors in one pass over the columns of the model."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import NormalDist
 
@@ -137,14 +137,12 @@ def _sensors(model: Model, keys: pl.DataFrame) -> pl.DataFrame:
 def _score_grid(
     model: Model, grid: Grid, readings: pl.LazyFrame, keys: pl.DataFrame, options: Options
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    grid = _without_sentinels(model, grid)
-    has_reading = ~np.isnan(grid.values)
-    grid = conversion.converted(grid, conversion.taken_in(model.frames["sensors"], grid.keys))
+    raw = _without_sentinels(model, grid)
+    grid = conversion.converted(raw, conversion.taken_in(model.frames["sensors"], grid.keys))
     rungs = model.rungs(grid.keys)
     measured = _measured(model, grid)
-    parts = _parts(model, grid, rungs["rung"], measured, options)
-    p_of_missing = _p_of_missing(model, grid, has_reading, rungs["rung"], readings)
-    block = Block.of(grid, has_reading, parts, p_of_missing)
+    parts = _parts(model, grid, raw, rungs["rung"], measured, options)
+    block = Block.of(grid, raw, parts, _p_of_missing(model, raw, rungs["rung"], readings))
     own, together, outcome = _joint_rows(model, grid, measured, keys, options)
     rows = rows_of(block, options).join(keys, on=list(KEY), how="semi", maintain_order="left")
     rows = _in_order([(grid.keys, rows), (own, together)])
@@ -215,13 +213,13 @@ def _units(grid: Grid, measured: _Measured | None) -> Floats:
 
 
 def _parts(
-    model: Model, grid: Grid, rung: pl.Series, measured: _Measured | None, options: Options
+    model: Model, grid: Grid, raw: Grid, rung: pl.Series, measured: _Measured | None, options: Options
 ) -> Iterator[Part]:
-    """The results by the kinds of detectors, each of sensors that no other has."""
+    """The results by the kinds of detectors, each of sensors that no other has; `raw` are readings as they came."""
     if measured is not None:
         varies = _where(rung.gather(measured.at), (*ROBUST_RUNGS, *DETECTORS))
         if len(varies):
-            yield _varying(model, measured.take(varies), rung, options)
+            yield _varying(model, measured.take(varies), raw, rung, options)
     few = _where(rung, DISCRETE_RUNGS)
     if len(few):
         yield _discrete(model, grid.take(few), few, rung)
@@ -230,7 +228,7 @@ def _parts(
         yield _pooled(model, grid, without, options)
 
 
-def _varying(model: Model, measured: _Measured, rung: pl.Series, options: Options) -> Part:
+def _varying(model: Model, measured: _Measured, raw: Grid, rung: pl.Series, options: Options) -> Part:
     """Sensors whose values vary: the scores of their own detector, and the values that the robust one expects."""
     at, grid, scales = measured.at, measured.grid, measured.detectors.scales
     tails = Tails.of(model.rows("calibration", grid.keys))
@@ -250,7 +248,7 @@ def _varying(model: Model, measured: _Measured, rung: pl.Series, options: Option
         if name in ROBUST_RUNGS:
             level = np.full((len(at), 1), p_value_before_correction(options.alpha, correction))
             width[rows] = tails.scores_at(level)[rows, 0]
-    flat = _flat(model, grid, _where(names, ROBUST_RUNGS))
+    flat = _flat(model, raw.take(at), _where(names, ROBUST_RUNGS))
     is_flat = flat < p
     expected, band = measured.expected[:, LOOKBACK:], (width * scales.scale)[:, None]
     return Part(
@@ -269,12 +267,10 @@ def _flat(model: Model, grid: Grid, rows: NDArray[np.int64]) -> Floats:
     """p-values of runs of the same value, for `rows` of the grid with less than HIGHEST_ALPHA; 1 for the others.
 
     They are doubled, because a reading is called by its score or by its run.
-    The scores of a sensor have one tail: if its values are often extreme, even a flat line has no extreme score. The runs of
-    a counter's rises were not counted.
+    The scores of a sensor have one tail: if its values are often extreme, even a flat line has no extreme score. A counter
+    is flat if it stands still, so `grid` holds readings as they came.
     """
     p = np.ones((len(grid.values), grid.intervals - LOOKBACK))
-    taken = conversion.taken_in(model.frames["sensors"], grid.keys)["taken"].to_numpy()
-    rows = rows[taken[rows] != conversion.COUNTER]
     some = grid.take(rows)
     p[rows] = 2 * presence.run_p_values(model.rows("sensors", some.keys), some, LOOKBACK)
     return np.where(p <= HIGHEST_ALPHA, p, 1.0)
@@ -301,14 +297,12 @@ def _pooled(model: Model, grid: Grid, without: NDArray[np.int64], options: Optio
     return Part(score, p_value, cause, center, center - band, center + band, at=at, rung=names)
 
 
-def _p_of_missing(
-    model: Model, grid: Grid, has_reading: NDArray[np.bool_], rung: pl.Series, readings: pl.LazyFrame
-) -> Floats:
+def _p_of_missing(model: Model, grid: Grid, rung: pl.Series, readings: pl.LazyFrame) -> Floats:
     """p-values of the missing readings of sensors that were in the training, else NaN."""
     p = np.full((grid.keys.height, grid.intervals - LOOKBACK), np.nan)
     at = np.flatnonzero(rung.is_not_null().to_numpy())
     if len(at):
-        some = replace(grid.take(at), values=np.where(has_reading[at], 0.0, np.nan))
+        some = grid.take(at)
         params = model.rows("sensors", some.keys)
         p[at] = presence.gap_p_values(params, some, LOOKBACK, _silent_before(params, some, readings))
     return p

@@ -85,6 +85,21 @@ def test_a_counter_that_slows_down_is_called():
     assert not rows["is_anomaly"][:30].any()
 
 
+def test_a_meter_of_coarse_steps_that_stands_still_is_called_and_one_that_rises_evenly_is_not():
+    rates = np.where((np.arange(3 * DAY + 60) % DAY) < 600, 0.017, 0.08)
+    rates = rates * np.random.default_rng(1).uniform(0.7, 1.3, len(rates))
+    meter = np.cumsum(rates).round(2)
+    meter[3 * DAY + 20 :] = meter[3 * DAY + 20]
+    tables = tables_of({"meter": meter, "even": np.cumsum(1.0 + (np.arange(3 * DAY + 60) % 200 < 100))})
+    rows = scored(tables, "meter", 3 * DAY)
+    assert rows.filter("is_anomaly")["cause"].to_list() == ["flat"] * 15
+    model, end = DEVICES.load(trained(tables, 3 * DAY).files), START + (3 * DAY + 60) * MINUTE
+    keys = pl.DataFrame({"device": "d", "tag": ["even", "meter"]})
+    reasons = DEVICES.score(model, tables, {}, keys, end, OPTIONS).keys["reason"].to_list()
+    assert reasons[0] is None
+    assert reasons[1].startswith("flat: the same value")
+
+
 def test_the_interval_in_which_a_counter_starts_again_is_not_missing():
     values = counted(50, DAY + 60, 20)
     rows = scored(tables_of({"t": values}), "t")
