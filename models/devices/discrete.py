@@ -120,7 +120,7 @@ def p_of_runs(params: pl.DataFrame) -> Floats:
         table[:, :MOST_VALUES] = lists.reshape(-1, MOST_VALUES, LOOKBACK)
     else:
         table[:] = params["p_of_run"].to_numpy()[:, None, :]
-    return table
+    return np.maximum(table, P_FLOOR)
 
 
 def _p_of_late(x: Floats, values: Floats) -> Floats:

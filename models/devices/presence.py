@@ -102,7 +102,7 @@ def gap_p_values(
         chances = params["p_of_silence"][int(s)].to_numpy()
         stretches = np.clip(gaps[s] // STRETCH - 1, 1, LOOKBACK)
         p[s] = np.where(gaps[s] > LOOKBACK, np.minimum(p[s], chances[stretches - 1]), p[s])
-    return np.where(gaps == 0, np.nan, p)
+    return np.where(gaps == 0, np.nan, np.maximum(p, P_FLOOR))
 
 
 def may_last(params: pl.DataFrame) -> NDArray[np.int64]:

@@ -242,7 +242,7 @@ def missing(params: pl.DataFrame) -> Graph:
     builder = Builder()
     gap = _trailing(builder, builder.value("readings").is_nan(), WINDOW)
     index = builder.op("Max", gap - 1.0, 0.0)
-    p_of_gap = _at(builder, params["p_of_gap"].to_numpy().astype(float), index)
+    p_of_gap = _at(builder, np.maximum(params["p_of_gap"].to_numpy().astype(float), P_FLOOR), index)
     there = gap.equals(0.0)
     p = builder.squeeze(builder.op("Where", there, np.nan, p_of_gap))
     score = Port(SCORE.name, SCORE.kind, (), "higher is more anomalous; NaN if there is a reading")

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from models.devices import discrete, presence, training_notes
+from models.devices.calibration import P_FLOOR
 from models.devices.grid import Grid
 from models.devices.hours import changed_hours, devices_behind, first_split, fleet_end
 from models.devices.left_out import in_faults, sentinels_of
@@ -127,6 +128,16 @@ def test_chances_of_gaps_fall_with_their_length_and_stay_chances(gaps):
     if gaps < 30:
         assert p[-1] <= p[5] < 0.05
         assert p[-1] < p[0]
+
+
+def test_gaps_and_runs_far_beyond_a_long_past_have_chances_and_scores():
+    rng = np.random.default_rng(1)
+    past = np.where(rng.random(14 * 1440) < 0.02, np.nan, 0.0)
+    silence = presence.gap_p_values(presence.fit(grid(past)), grid(np.full(60, np.nan)))
+    door = discrete.fit(grid(rng.random(14 * 1440) < 0.02))
+    scores, p, _ = discrete.score(door, grid(np.ones(60)))
+    assert min(silence.min(), p.min()) == pytest.approx(P_FLOOR)
+    assert np.isfinite(scores).all()
 
 
 def test_values_never_seen_are_rarer_the_more_there_are_in_a_row_and_a_known_one_ends_the_row():
