@@ -1,6 +1,7 @@
 """A Dask scheduler and workers as processes of their own, as on several machines, with TLS; one is killed during a run."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,10 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from distributed import LocalCluster
 from distributed.security import Security
 from polars.testing import assert_frame_equal
 
 from benchmarks.azurite import answers
+from deployments.dask.tls import save_certificates
 from flows.server import free_port
 from tasks.registry import ledger
 from tasks.storage.store import Store
@@ -138,3 +141,28 @@ def test_a_worker_killed_during_a_run_on_a_separate_scheduler_costs_nothing_but_
     rows = [steps.published(store) for store in twins]
     assert_frame_equal(rows[0].drop("run_id"), rows[1].drop("run_id"))
     assert [ledger.rows(store).collect().height for store in twins] == [1, 1]
+
+
+def test_the_certificates_of_machines_in_a_file_of_the_owners_let_a_run_in_and_no_one_without_them(
+    prefect_api, tmp_path, without_run_logger
+):
+    store, path = Store(str(tmp_path / "store")), tmp_path / "dask.yaml"
+    steps.put(store, shards=2)
+    steps.train(store)
+    with LocalCluster(n_workers=1, threads_per_worker=1, security=True, dashboard_address=None) as cluster:
+        save_certificates(cluster.security, path)
+        assert path.stat().st_mode & 0o777 == 0o600
+        runs = {}
+        for name, environment in {"without": {}, "with": {"DASK_CONFIG": str(path)}}.items():
+            words = ["toy", "score", "--store", store.uri, "--scheduler", cluster.scheduler_address, "--json"]
+            runs[name] = subprocess.run(
+                [sys.executable, "-m", "tests.toy", *words],
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                capture_output=True,
+                text=True,
+                timeout=200,
+            )
+    assert runs["without"].returncode != 0
+    assert runs["with"].returncode == 0, runs["with"].stderr
+    assert json.loads(runs["with"].stdout)["published"]
