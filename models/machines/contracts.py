@@ -17,7 +17,7 @@ from models.contracts import FLAGS, ROW, RULE, AcceptResult
 from models.errors import ContractError
 from models.machines.chains import first_of_chains
 from models.machines.cleaning import tidy_rows, words
-from models.machines.layouts import TAGS, VALUES
+from models.machines.layouts import TAGS, VALUES, flag_of_failures
 from models.scenario import Frames, Table
 from models.schemas import dy
 
@@ -125,15 +125,15 @@ class FailuresTable(EventsTable):
     the component itself says, is no failure."""
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
-        """Raises `ContractError` if the component is a flag, mostly 0."""
-        texts = raw["component"].cast(pl.String).str.strip_chars().str.to_lowercase()
-        names = texts.replace({**FLAGS, "0.0": "0", "1.0": "1"})
-        zeros = int((names == "0").sum())
-        if 2 * zeros > names.len() and names.is_in(["0", "1"]).all():
-            raise ContractError(
-                f"component is 0 in {zeros:,} of {names.len():,} rows, so it is a flag. Expected a row for each "
-                "failure. Keep only the rows in which it is 1, and name the failed component with --column component==NAME."
-            )
+        """Raises `ContractError` if a flag, mostly 0, says that rows are no failures: the component, or another column."""
+        for column in ("component", flag_of_failures(raw.columns)):
+            zeros = _zeros(raw[column]) if column else 0
+            if 2 * zeros > raw.height:
+                raise ContractError(
+                    f"{column} is 0 in {zeros:,} of {raw.height:,} rows, so it is a flag. Expected a row for each failure. "
+                    "If the files have readings, too, read them with --layout failure-flag. Otherwise, keep only the rows "
+                    "in which it is 1, and name the failed component with --column component==NAME."
+                )
         preventive = raw.filter(_is_preventive(raw)).select(ROW, pl.lit(_PREVENTIVE).alias(RULE))
         result = super().accept(raw.join(preventive, on=ROW, how="anti", maintain_order="left"), options)
         return dataclasses.replace(result, bad=pl.concat([result.bad, preventive]))
@@ -234,6 +234,13 @@ def _counts(numbers: pl.Series) -> bool:
 
 _FIRST_DAY, _LAST_DAY, _FIRST_DATE = 20_000, 60_000, 10_000_000
 """Days in Excel's count of the years 1954 and 2064; dates without separators, such as 20240129, are above all."""
+
+
+def _zeros(flags: pl.Series) -> int:
+    """The number of zeros in a column of zeros and ones, also if these are words; 0 for other columns."""
+    texts = flags.cast(pl.String).str.strip_chars().str.to_lowercase()
+    plain = texts.replace({**FLAGS, "0.0": "0", "1.0": "1"})
+    return int((plain == "0").sum()) if plain.is_in(["0", "1"]).all() else 0
 
 
 def _is_preventive(raw: pl.DataFrame) -> pl.Expr:

@@ -1,8 +1,9 @@
 """Common file layouts of machine data, arranged as the tables of this scenario."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import reduce
+from functools import partial, reduce
 
 import polars as pl
 
@@ -22,8 +23,9 @@ _NASA = ("unit", "cycle", *(f"setting{n}" for n in (1, 2, 3)), *(f"s{n}" for n i
 """Columns of the files without a header."""
 _MACHINE = "machine"
 _MACHINE_IDS = ("machine_id", "machineID")
-_RANGE = ("start", "end")
 """The component of failures without one."""
+_RANGE = ("start", "end")
+_FLAG = r"(?i)(is[ _-]?|has[ _-]?|machine[ _-]?|equipment[ _-]?)?(failures?|failed|fail|breakdown|broken|fault)([ _-]?flag)?"
 
 
 def _by_tag(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
@@ -80,19 +82,35 @@ def _by_file(files: Sequence[SourceFile], request: LayoutRequest) -> list[Source
     return [SourceFile(p.name, p.frame.with_columns(machine_id=pl.lit(p.stem))) for p in files]
 
 
-def _drives(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
-    """Daily rows of drives; those with failure 1 are the failures."""
-    if request.table == "telemetry":
-        return [SourceFile(p.name, p.frame.drop("failure", strict=False)) for p in files]
-    if request.table != "failures":
+def flag_of_failures(columns: Sequence[str]) -> str | None:
+    """The first column that is named like a flag of failures.
+
+    >>> flag_of_failures(["time", "Machine failure", "temp"]), flag_of_failures(["failure_code"])
+    ('Machine failure', None)
+    """
+    return next((name for name in columns if re.fullmatch(_FLAG, name)), None)
+
+
+def _by_flag(
+    files: Sequence[SourceFile], request: LayoutRequest, component: str = _MACHINE
+) -> list[SourceFile]:
+    """Telemetry with a flag that is 1 in rows of failures; those are the failures of `component`, unless it is mapped."""
+    if request.table not in ("telemetry", "failures"):
         return list(files)
-    has_failed = pl.col("failure").cast(pl.String).str.strip_chars().str.contains(r"(?i)^(1(\.0*)?|true)$")
+    flags = {file.name: flag_of_failures(file.columns) for file in files}
+    if request.table == "telemetry":
+        return [SourceFile(p.name, p.frame.drop(flags[p.name] or [])) for p in files]
+    name = [] if "component" in request.mapping else [pl.lit(component).alias("component")]
     return [
-        SourceFile(p.name, p.frame.filter(has_failed).with_columns(component=pl.lit("drive")).drop("failure"))
-        if "failure" in p.columns
+        SourceFile(p.name, p.frame.filter(_is_one(flag)).drop(flag).with_columns(name))
+        if (flag := flags[p.name])
         else p
         for p in files
     ]
+
+
+def _is_one(column: str) -> pl.Expr:
+    return pl.col(column).cast(pl.String).str.strip_chars().str.contains(r"(?i)^(1(\.0*)?|true|yes|y)$")
 
 
 def _equipment(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
@@ -194,8 +212,15 @@ LAYOUTS = {
         "Backblaze's drive statistics: date, serial_number, failure, smart_1_raw, ...; the rows of the"
         " same files in which failure is 1 are the failures of the component drive",
         {"machine_id": ("serial_number",), "time": ("date",)},
-        arrange=_drives,
+        arrange=partial(_by_flag, component="drive"),
         names=("failure",),
+    ),
+    "failure-flag": Layout(
+        "Telemetry with a column such as failure or Machine failure; the rows of the same files in which it is 1 are the "
+        "failures, of the component machine unless a column is mapped to component",
+        {"time": TIMES},
+        arrange=_by_flag,
+        names=(*_MACHINE_IDS, "datetime"),
     ),
     "cycles": Layout(
         "C-MAPSS and other machines that run to failure by cycles: unit, cycle and readings, with or without a header; a "

@@ -377,6 +377,18 @@ def test_the_flag_of_drives_is_their_failures_and_no_sensor(store, put, works, f
     assert "failure" not in store.scan("machines/telemetry").collect_schema()
 
 
+def test_a_flag_beside_readings_is_asked_for_and_then_read_as_failures_and_no_sensor(store, put):
+    rows = "".join(f"2024-01-0{day},M1,{day},{int(day == 3)}\n" for day in range(1, 6))
+    source = put("m.csv", f"time,machine_id,vib,Machine failure\n{rows}")
+    sources = {"telemetry": source, "failures": source}
+    mapping, options = {"component": "=pump"}, {"timezone": "UTC"}
+    with pytest.raises(ContractError, match=r"Machine failure is 0 in 4 of 5 rows.*--layout failure-flag"):
+        ingest.fn(MACHINES, store, sources, mapping, 4, 0.05, options)
+    ingest.fn(MACHINES, store, sources, mapping, 4, 0.05, {**options, "layout": "failure-flag"})
+    assert fleet(store, "failures", "component") == [("M1", "03", "pump")]
+    assert "Machine failure" not in store.scan("machines/telemetry").collect_schema()
+
+
 def test_an_asset_of_lookout_for_equipment_is_a_machine_and_its_label_ranges_are_failures(store, put):
     put("press/pump.csv", "Timestamp,vib\n2024-01-01,5\n2024-01-02,6\n")
     put("press/gear.csv", "Timestamp,vib\n2024-01-02,7\n")
