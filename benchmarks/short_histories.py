@@ -51,10 +51,11 @@ def main(*, data: tuple[Path, ...] | None = None, weeks: tuple[int, ...] = WEEKS
 
 
 def _sample(sales: pl.DataFrame, keys: int) -> pl.DataFrame:
-    """All rows of as many SKUs as have about `keys` keys, evenly over the SKUs."""
+    """All rows of as many SKUs as have about `keys` keys, evenly over the SKUs; returns count as zero."""
     per_sku = sales.select(KEY).unique().group_by("sku").len().sort("sku")
     every = max(1, round(per_sku["len"].sum() / keys))
-    return sales.join(per_sku.gather_every(every), on="sku", how="semi")
+    sampled = sales.join(per_sku.gather_every(every), on="sku", how="semi")
+    return sampled.with_columns(pl.col("units").clip(lower_bound=0))
 
 
 def _forecasts(sales: pl.DataFrame, folder: Path, weeks: int, cut: str) -> Iterator[pl.DataFrame]:

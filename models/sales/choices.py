@@ -10,7 +10,7 @@ import polars as pl
 
 from models.sales import conformal, contest, ladder
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
-from models.sales.demand import to_log, whole_numbers
+from models.sales.demand import NEW, to_log, whole_numbers
 from models.sales.model import CLUSTER, GROUPS, LARGEST_OFFSET, empty_keys
 from models.sales.options import AUTO, Options, middle_of
 from models.sales.panel import KEY
@@ -23,15 +23,24 @@ All keys share the season of an origin, so that a few origins say less about the
 
 
 def of_errors(raw: pl.DataFrame, has_plan: bool, options: Options) -> dict[str, Any]:
-    """The fields of the model that depend on the errors at all origins: calibration, and which rung forecasts what."""
-    is_blended = has_plan and _blended(raw, options)
+    """The fields of the model that depend on the errors at all origins: calibration, and which rung forecasts what.
+
+    Imitated series count for the calibration of new ones, but choose no rung.
+    """
+    real = _real(raw)
+    is_blended = has_plan and _blended(real, options)
     return {
         "offsets": offsets(raw, options),
-        "own_keys": (_own_keys(raw, is_blended, options) if has_plan else empty_keys()).with_columns(TEXT),
+        "own_keys": (_own_keys(real, is_blended, options) if has_plan else empty_keys()).with_columns(TEXT),
         "blended": is_blended,
-        "unplanned": contest.nothing() if has_plan else _unplanned(raw, options),
-        "planned": _planned(raw, is_blended, options) if has_plan else contest.nothing(),
+        "unplanned": contest.nothing() if has_plan else _unplanned(real, options),
+        "planned": _planned(real, is_blended, options) if has_plan else contest.nothing(),
     }
+
+
+def _real(raw: pl.DataFrame) -> pl.DataFrame:
+    """The rows of series that are not imitated."""
+    return only(raw, ~pl.col("imitated")) if raw.height else raw
 
 
 def _unplanned(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
@@ -76,7 +85,20 @@ def _by_rung(raw: pl.DataFrame, rung: str, options: Options) -> pl.DataFrame:
 
 
 def offsets(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """Calibration from the errors of `raw`; without rows if there are none."""
+    """Calibration from the errors of `raw`; without rows if there are none.
+
+    New series are calibrated with the real and the imitated ones alone, at the rungs that forecast imitated ones.
+    """
+    if raw.is_empty() or not raw["imitated"].any():
+        return _offsets(raw, options)
+    rungs = raw.filter("imitated")["rung"].unique().to_list()
+    is_new = ((pl.col("kind") == NEW) & pl.col("rung").is_in(rungs)).fill_null(value=False)
+    of_others = _offsets(_real(raw), options).filter(~is_new)
+    of_new = _offsets(raw.filter(is_new), options).drop_nulls("kind")
+    return pl.concat([of_others, of_new], how="diagonal").sort(GROUPS, nulls_last=True)
+
+
+def _offsets(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
     n = len(options.quantiles)
     if raw.is_empty():
         schema = {"rung": pl.String, "kind": pl.String, "steps": pl.Int32}
@@ -100,7 +122,7 @@ def forecasts_of_origins(
     parts = []
     for origin, rows in raws.items():
         rest = [other for name, other in raws.items() if name != origin] or [rows.clear()]
-        parts.append(forecasts_of_origin(pl.concat(rest), rows, has_plan, options).with_columns(TEXT))
+        parts.append(forecasts_of_origin(pl.concat(rest), _real(rows), has_plan, options).with_columns(TEXT))
     return pl.concat(parts) if parts else pl.DataFrame()
 
 
@@ -114,18 +136,19 @@ def forecasts_of_origin(
     rest = only(rest, ~pl.col("week").is_in(rows["week"].unique().implode()))
     values = conformal.calibrated(log_quantiles(rows, options), rows, offsets(rest, options), GROUPS)
     forecasts = whole_numbers(in_units(rows, values, options), options.columns)
+    real = _real(rest)
     model_rungs = [STATISTICAL, BLEND, POOLED, NO_PLAN, *contest.MEMBERS, *contest.PLANNED]
     answers = forecasts.filter(~pl.col("rung").is_in(model_rungs))
     if not has_plan:
-        choice = forecasts.join(_unplanned(rest, options), on=["kind", "rung"], how="semi")
+        choice = forecasts.join(_unplanned(real, options), on=["kind", "rung"], how="semi")
         return pl.concat([choice, answers])
-    is_blended = _blended(rest, options)
+    is_blended = _blended(real, options)
     keys = forecasts.select(KEY).unique()
-    keys = keys if options.estimator == STATISTICAL else _own_keys(rest, is_blended, options)
+    keys = keys if options.estimator == STATISTICAL else _own_keys(real, is_blended, options)
     own_keys = keys.cast(forecasts.select(KEY).schema).with_columns(pl.lit(STATISTICAL).alias("rung"))
     rungs = [BLEND] * is_blended + [POOLED, NO_PLAN]
     parts = [
-        forecasts.join(_planned(rest, is_blended, options), on=["kind", "rung"], how="semi"),
+        forecasts.join(_planned(real, is_blended, options), on=["kind", "rung"], how="semi"),
         forecasts.join(own_keys, on=[*KEY, "rung"], how="semi"),
         *[forecasts.filter(rung=rung) for rung in rungs],
         answers,

@@ -12,7 +12,8 @@ LEVEL_WEEKS = 26
 NEW_WEEKS = 26
 INTERMITTENT_SHARE = 1 / 1.32
 """Below this share of weeks with sales, demand is intermittent (Syntetos, Boylan & Croston 2005, JORS 56)."""
-KINDS = ("regular", "promoted", "intermittent", "new")
+NEW = "new"
+KINDS = ("regular", "promoted", "intermittent", NEW)
 
 
 def level_of(units: np.ndarray, is_promoted: np.ndarray) -> np.ndarray:
@@ -63,4 +64,4 @@ def share_of_zeros(units: np.ndarray) -> np.ndarray:
 def kinds_of_keys(weeks_known: np.ndarray, zeros: np.ndarray) -> np.ndarray:
     """The kind of demand of each key, apart from promotions: new, intermittent or regular."""
     new, slow = weeks_known < NEW_WEEKS, zeros > 1 - INTERMITTENT_SHARE
-    return np.array(["regular", "intermittent", "new"])[np.where(new, 2, np.where(slow, 1, 0))]
+    return np.array(["regular", "intermittent", NEW])[np.where(new, 2, np.where(slow, 1, 0))]

@@ -7,7 +7,7 @@ the same to the bit whatever keys are next to it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -57,6 +57,10 @@ class Panel:
         """The panel of the keys from `start` (included) to `stop` (excluded)."""
         covariates = {name: values[:, start:stop] for name, values in self.covariates.items()}
         return Panel(self.keys[start:stop], self.first_week, self.last, self.units[:, start:stop], covariates)
+
+    def without_plan(self, origin: int) -> "Panel":
+        """The panel with the covariates of weeks after `origin` unknown."""
+        return replace(self, covariates={name: v[: origin + 1] for name, v in self.covariates.items()})
 
     def of(self, condition: pl.Expr) -> "Panel":
         """The panel of the `keys` for which `condition` is true; the panel itself if it is true for all."""

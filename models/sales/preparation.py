@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -77,9 +76,9 @@ def prepare(
         view = views.view_of(panel, context, flags, attributes)
         steps = {origin: range(1, known_steps(panel, origin, options) + 1) for origin in origins}
         inputs = forecast_rows.build(view, origins, steps)
-        test = _as_part(inputs)
+        test = as_part(inputs)
         if not with_plan(context["covariates"]):
-            test = _unplanned(test)
+            test = unplanned(test)
         parts["backtest"] = test.filter("enough")
         if with_ladder:
             short = test.filter(~pl.col("enough"))
@@ -146,13 +145,13 @@ def sampled(
     )
     names = [f"{options.seed}/{sku}/{store}" for sku, store in keys.iter_rows()]
     skus = keys.select(pl.col("sku").unique().sort())
-    skus = skus.filter(pl.Series(_chances([f"{options.seed}/{sku}" for sku in skus["sku"]]) < trial_share))
+    skus = skus.filter(pl.Series(chances([f"{options.seed}/{sku}" for sku in skus["sku"]]) < trial_share))
     in_trial = keys["sku"].is_in(skus["sku"].to_list()) & has_plan
-    in_test = pl.Series(_chances([f"{name}/backtest" for name in names]) < test_share)
-    return keys.filter(pl.Series(_chances(names) < train_share)), keys.filter(in_test | in_trial), skus
+    in_test = pl.Series(chances([f"{name}/backtest" for name in names]) < test_share)
+    return keys.filter(pl.Series(chances(names) < train_share)), keys.filter(in_test | in_trial), skus
 
 
-def _chances(names: Sequence[str]) -> np.ndarray:
+def chances(names: Sequence[str]) -> np.ndarray:
     """A number between 0 and 1 for each name: evenly distributed, and always the same."""
     return np.array([zlib.crc32(name.encode()) / 2**32 for name in names], dtype=float)
 
@@ -166,14 +165,14 @@ def training_rows(view: views.View, context: Context, options: Options) -> pl.Da
     for origin in range(FIRST_ORIGIN, view.panel.last):
         steps_ahead = range(1, known_steps(view.panel, origin, options) + 1)
         week = view.panel.week(origin)
-        chances = _chances([f"{options.seed}/{week}/{step}" for step in steps_ahead])
-        steps[origin] = sorted(np.array(steps_ahead)[np.argsort(chances)[:each]].tolist())
+        by_step = chances([f"{options.seed}/{week}/{step}" for step in steps_ahead])
+        steps[origin] = sorted(np.array(steps_ahead)[np.argsort(by_step)[:each]].tolist())
         weeks = [f"{options.seed}/{view.panel.week(origin + step)}/{step}/flagged" for step in steps[origin]]
-        pairs = zip(steps[origin], _chances(weeks) < FLAGGED_SHARE, strict=True)
+        pairs = zip(steps[origin], chances(weeks) < FLAGGED_SHARE, strict=True)
         marks |= {(origin, step) for step, is_marked in pairs if is_marked}
     if not steps:
         return pl.DataFrame()
-    return _as_part(forecast_rows.build(view, list(steps), steps, frozenset(marks))).filter("enough")
+    return as_part(forecast_rows.build(view, list(steps), steps, frozenset(marks))).filter("enough")
 
 
 def backtest_origins(panel: Panel, as_of: date, options: Options) -> list[int]:
@@ -199,13 +198,13 @@ def known_steps(panel: Panel, origin: int, options: Options) -> int:
     return min(options.horizon, panel.last - origin)
 
 
-def _as_part(rows: forecast_rows.Rows) -> pl.DataFrame:
+def as_part(rows: forecast_rows.Rows) -> pl.DataFrame:
     """Rows with an actual, their features as float32 columns."""
     values = pl.DataFrame(rows.values, schema=[(FEATURE + name, pl.Float32) for name in rows.names])
     return pl.concat([rows.frame, values], how="horizontal").filter(pl.col("units").is_not_null())
 
 
-def _unplanned(test: pl.DataFrame) -> pl.DataFrame:
+def unplanned(test: pl.DataFrame) -> pl.DataFrame:
     """Backtest rows as without a plan: the covariates of the target week are unknown."""
     kind = pl.when(kind="promoted").then(pl.lit("regular")).otherwise("kind").alias("kind")
     return test.with_columns(pl.lit(value=False).alias("planned"), kind)
@@ -237,8 +236,7 @@ def _statistical_parts(
     tests = []
     for origin in backtest_origins(panel, as_of, options) if trial.keys.height else ():
         params = statistical.fit(trial, origin, options.horizon, options.quantiles)
-        known = {name: values[: origin + 1] for name, values in trial.covariates.items()}
-        visible = trial if has_plan else replace(trial, covariates=known)
+        visible = trial if has_plan else trial.without_plan(origin)
         steps = known_steps(panel, origin, options)
         tests.append(statistical.forecast(params, visible, origin, steps, options.quantiles))
     parts = {"statistical": statistical.fit(panel, panel.last, options.horizon, options.quantiles)}

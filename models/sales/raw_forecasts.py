@@ -15,35 +15,56 @@ from models.sales.preparation import FEATURE
 
 SHORT, TEXT = pl.col(KEY).cast(pl.Categorical), pl.col(KEY).cast(pl.String)
 """Keys as categories, while forecasts are compared, and as text."""
+BACKTEST, IMITATED = "backtest", "imitated"
+OWN = {BACKTEST: "statistical_backtest", IMITATED: "imitated_statistical"}
+"""Parts with rows of real and of imitated series, and those with the forecasts of the SKUs' own models."""
 ABOUT = (*KEY, "origin", "week", "step", "units", "level", "kind", "whole", *backtest.NAIVES, "last_year")
 
 
 def of_origins(
     train: pl.LazyFrame | None,
-    test: pl.LazyFrame | None,
-    own: pl.DataFrame | None,
+    parts: Mapping[str, pl.DataFrame | pl.LazyFrame],
     learn: Callable[[pl.LazyFrame | None], Mapping[str, pooled.Pooled]],
     options: Options,
 ) -> dict[object, pl.DataFrame]:
-    """Forecasts from each origin by each rung before calibration; see `of_origin`.
+    """Forecasts from each origin by each rung before calibration, of real and of imitated series; see `of_origin`.
 
-    Only the features of one origin are in memory at a time.
+    `parts` are those of `preparation` and `imitation`. Only the features of one origin are in memory at a time.
     """
-    if test is None:
+    if BACKTEST not in parts:
         return {}
     raws: dict[object, pl.DataFrame] = {}
-    for origin in test.select(pl.col("origin").unique().sort()).collect()["origin"]:
+    for origin in parts[BACKTEST].lazy().select(pl.col("origin").unique().sort()).collect()["origin"]:
         models = learn(None if train is None else train.filter(pl.col("week") <= origin))
-        rows = test.filter(pl.col("origin") == origin).collect().sort(*KEY, "week").with_columns(SHORT)
-        own_rows = None if own is None else own.filter(pl.col("origin") == origin).with_columns(SHORT)
-        raws[origin] = of_origin(models, rows, own_rows, options)
+        at_origin = {
+            name: parts[name].lazy().filter(pl.col("origin") == origin).collect().with_columns(SHORT)
+            for names in OWN.items()
+            for name in names
+            if name in parts
+        }
+        raws[origin] = pl.concat(
+            of_origin(
+                models,
+                at_origin[name].sort(*KEY, "week"),
+                at_origin.get(own),
+                options,
+                imitated=name == IMITATED,
+            )
+            for name, own in OWN.items()
+            if name in at_origin and at_origin[name].height
+        )
     return {origin: raw for origin, raw in raws.items() if raw.height}
 
 
 def of_origin(
-    models: Mapping[str, pooled.Pooled], rows: pl.DataFrame, own: pl.DataFrame | None, options: Options
+    models: Mapping[str, pooled.Pooled],
+    rows: pl.DataFrame,
+    own: pl.DataFrame | None,
+    options: Options,
+    *,
+    imitated: bool = False,
 ) -> pl.DataFrame:
-    """Forecasts from one origin by each rung before calibration: `ABOUT`, rung, and `v<i>` on the log scale.
+    """Forecasts from one origin by each rung before calibration: `ABOUT`, rung, `imitated`, and `v<i>` on the log scale.
 
     `models` are ensembles that know nothing after the origin, `own` the forecasts of the SKUs' own models. `rows` are in
     the order of key and week. All rungs that forecast all of them share their columns in memory.
@@ -69,7 +90,8 @@ def of_origin(
         frames += _candidates(rows, pl.concat(frames), options, has_plan=True)
     elif frames:
         frames = _candidates(rows, pl.concat(frames), options, has_plan=False)
-    return pl.concat(frames).with_columns(steps(options.horizon)) if frames else pl.DataFrame()
+    about = (steps(options.horizon), pl.lit(imitated).alias("imitated"))
+    return pl.concat(frames).with_columns(about) if frames else pl.DataFrame()
 
 
 def _candidates(
@@ -106,7 +128,8 @@ def of_ladder(answers: pl.DataFrame, options: Options) -> pl.DataFrame:
     """The ladder's answers, with the columns of `of_origin`."""
     level = answers["level"].to_numpy()[:, None]
     values = to_log(answers.select(options.columns).to_numpy(), level)
-    return answers.select(*ABOUT, "rung", *_columns(values), steps(options.horizon))
+    about = (steps(options.horizon), pl.lit(value=False).alias("imitated"))
+    return answers.select(*ABOUT, "rung", *_columns(values), *about)
 
 
 def only(rows: pl.DataFrame, condition: pl.Expr) -> pl.DataFrame:

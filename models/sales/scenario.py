@@ -15,6 +15,7 @@ from models.sales import (
     events,
     explanations,
     ground_truth,
+    imitation,
     interchange,
     ladder_profiles,
     neighbours,
@@ -144,7 +145,9 @@ class Sales(
         self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         tables = _with_all_columns(tables, context, as_of)
-        return preparation.prepare(tables, context, as_of, Options.of(options))
+        sales_options = Options.of(options)
+        parts = preparation.prepare(tables, context, as_of, sales_options)
+        return parts | imitation.prepare(tables, context, as_of, sales_options)
 
     def fit(self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]) -> FitResult:
         return training.fit(parts, context, as_of, Options.of(options))

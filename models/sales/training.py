@@ -25,14 +25,13 @@ def fit(parts: Frames, context: Context, as_of: date, options: Options) -> FitRe
     the bundle uses the errors at all origins. If no origin judges the pooled model, which is overconfident after a few
     weeks, the SKUs' own models forecast all keys that they can.
     """
-    names = ("statistical_backtest", "ladder_backtest", "statistical", "weeks")
+    names = ("ladder_backtest", "statistical", "weeks")
     frames = {name: _in_order(parts[name]) for name in names if name in parts}
     train = ensembles.learnt(parts["train"]) if "train" in parts else None
     covariates = tuple(context["covariates"]["name"])
     flags = flag_names(context["covariates"])
     learn = partial(ensembles.fit, covariates=covariates, flags=flags, options=options)
-    own = frames.pop("statistical_backtest", None)
-    raws = raw_forecasts.of_origins(train, parts.get("backtest"), own, learn, options)
+    raws = raw_forecasts.of_origins(train, parts, learn, options)
     is_judged = bool(raws) or options.estimator != AUTO
     answers = frames.get("ladder_backtest", pl.DataFrame())
     if answers.height:
@@ -99,10 +98,9 @@ def candidates(parts: Mapping[str, pl.DataFrame], context: Context, options: Opt
         flags=flag_names(context["covariates"]),
         options=options,
     )
-    rows = {name: parts[name].lazy() for name in ("train", "backtest") if name in parts}
-    own = parts.get("statistical_backtest")
-    raws = raw_forecasts.of_origins(rows.get("train"), rows.get("backtest"), own, learn, options)
-    raw = pl.concat(raws.values()) if raws else pl.DataFrame()
+    train = parts["train"].lazy() if "train" in parts else None
+    raws = raw_forecasts.of_origins(train, parts, learn, options)
+    raw = pl.concat(raws.values()).filter(~pl.col("imitated")) if raws else pl.DataFrame()
     return raw_forecasts.with_units(raw, options).with_columns(TEXT) if raw.height else raw
 
 

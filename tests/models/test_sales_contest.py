@@ -108,7 +108,7 @@ def test_the_mean_of_the_models_gives_way_to_the_pooled_one_only_where_that_is_b
 ):
     raw = of_origins({"blend": [18.0, 15.0, 18.0][: len(pooled)], "pooled": pooled})
     is_blended = choices.of_errors(
-        raw.with_columns(whole=False, steps=0), True, Options(quantiles=QUANTILES)
+        raw.with_columns(whole=False, steps=0, imitated=False), True, Options(quantiles=QUANTILES)
     )["blended"]
     assert is_blended == (rung == "blend")
 

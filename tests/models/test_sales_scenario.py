@@ -172,7 +172,7 @@ def test_errors_of_the_weeks_that_are_judged_do_not_choose_or_calibrate(trained,
             pl.Series(f"v{i}", np.log(raw[name].to_numpy() / raw["level"].to_numpy() + 0.1))
             for i, name in enumerate(QUANTILES)
         ]
-    ).with_columns(steps(HORIZON))
+    ).with_columns(steps(HORIZON), imitated=pl.lit(value=False))
     rows = raw.filter(pl.col("origin") == raw["origin"].max())
     late = rows.with_columns(units=pl.col("units") * 9, origin=pl.col("origin") - timedelta(weeks=1))
     rest = raw.filter(pl.col("origin") < raw["origin"].max())
@@ -199,7 +199,7 @@ def test_calibration_moves_the_median_less_the_fewer_origins_a_third_of_the_hori
             for origin, third in origins
             for sku in range(300)
         ]
-    ).with_columns(units=20.0, level=10.0, v0=0.0)
+    ).with_columns(units=20.0, level=10.0, v0=0.0, imitated=False)
     offsets = choices.offsets(raw, options).drop_nulls("steps")["offset0"]
     assert offsets[1] == pytest.approx(offsets[0] * (1 / 5) / (3 / 7), rel=0.1)
 
@@ -215,6 +215,7 @@ def test_of_pairs_that_sell_next_to_nothing_some_that_grow_a_hundredfold_do_not_
         level=10.0,
         v0=0.0,
         v1=0.1,
+        imitated=False,
     )
     offsets = choices.offsets(raw, options)
     assert offsets["offset1"].max() == pytest.approx(np.log(3))
