@@ -41,10 +41,10 @@ def watch(scenario: Scenario, store: Store, *, cooldown_days: float = 28) -> dic
     if seen_by_bundle(run):
         note = f"Bundle {run.bundle} was trained on data up to {run.options['trained_as_of']}: there is no newer data."
         return result | {"drifted": [], "announced": False, "notes": [note], "seconds": clock.seconds}
-    counts = plan(scenario, run)
+    counts = plan(run)
     shards = watched_shards(counts)
-    over_shards("watching", watch_shards, scenario, run, {shard: counts[shard] for shard in shards})
-    lines = measure_drift(scenario, run, shards, rule)
+    over_shards("watching", watch_shards, run, {shard: counts[shard] for shard in shards})
+    lines = measure_drift(run, shards, rule)
     is_announced = publish_drift(run, lines, cooldown_days)
     accuracy = accuracy_since(run)
     if is_announced:

@@ -91,7 +91,7 @@ def evaluate_published(
     clock = Clock()
     judging = resolve_judging(scenario, store, since, until, at_most, hint, overrides)
     clock.mark("resolve")
-    summary = _judging_summary(scenario, judging, clock) if judging.groups else _nothing_due(judging)
+    summary = _judging_summary(judging, clock) if judging.groups else _nothing_due(judging)
     points = control_points(scenario, store)
     announcement = announce_degraded(scenario, store, points, cooldown_days)
     clock.mark("control")
@@ -120,11 +120,11 @@ def evaluate_bundle(
     """
     clock = Clock()
     run = resolve_evaluation(scenario, store, since, until, bundle, overrides)
-    begin(scenario, run)
-    parts = over_shards("evaluating", evaluate_shards, scenario, run, plan(scenario, run))
+    begin(run)
+    parts = over_shards("evaluating", evaluate_shards, run, plan(run))
     clock.mark("evaluate")
     publication = publish_evaluation(run, parts)
-    metrics = measure(scenario, run, parts)
+    metrics = measure(run, parts)
     clock.mark("publish")
     return {
         "run_id": run.id,
@@ -142,14 +142,14 @@ def evaluate_bundle(
     }
 
 
-def _judging_summary(scenario: Scenario, judging: Judging, clock: Clock) -> dict[str, Any]:
+def _judging_summary(judging: Judging, clock: Clock) -> dict[str, Any]:
     run, targets = judging.run, judging.targets
     enough_workers(len(judging.groups))
-    futures = judge.map(unmapped(scenario), unmapped(run), [list(group) for group in judging.groups])
+    futures = judge.map(unmapped(run), [list(group) for group in judging.groups])
     results = [one for group in gather("judging", futures) for one in group]
     clock.mark("judge")
     publication = publish_judgements(run, results)
-    metrics = measure_judgements.submit(scenario, run, targets, publication.version).result()
+    metrics = measure_judgements.submit(run, targets, publication.version).result()
     clock.mark("publish")
     record = track_judgements(run, metrics)
     remember_judgements(judging, results)

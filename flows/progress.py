@@ -18,7 +18,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flows.cluster import enough_workers, most_workers
 from models.errors import AlmanacError
-from models.scenario import Scenario
 from tasks.scoring.runs import Run
 from tasks.scoring.shards import shard_groups
 
@@ -109,16 +108,14 @@ def in_tasks(counts: Mapping[int, int], alone: Collection[int] = ()) -> list[lis
     return shard_groups(counts, min(max(share, least), most), alone)
 
 
-def over_shards(
-    label: str, task: Task[..., Any], scenario: Scenario, run: Run, counts: Mapping[int, int]
-) -> list[Any]:
-    """The results of `task(scenario, run, shards)`, mapped over groups of shards, in the order of the shards.
+def over_shards(label: str, task: Task[..., Any], run: Run, counts: Mapping[int, int]) -> list[Any]:
+    """The results of `task(run, shards)`, mapped over groups of shards, in the order of the shards.
 
     `counts` has the number of keys of each shard; small shards share a task.
     """
     groups = in_tasks(counts)
     enough_workers(len(groups))
-    futures = task.map(unmapped(scenario), unmapped(run), groups)
+    futures = task.map(unmapped(run), groups)
     return [one for results in gather(label, futures) for one in results]
 
 

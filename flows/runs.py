@@ -26,12 +26,11 @@ from tasks.page.run_page import write_page
 from tasks.registry import ledger
 from tasks.scoring.catch_up import covered_by, skipped, stale
 from tasks.scoring.events import announce, announce_ingest, derivation_notes, derive
-from tasks.scoring.publishing import complete, publish, replacement_notes
+from tasks.scoring.publishing import complete, enter, publish, replacement_notes
 from tasks.scoring.runs import (
     Run,
     RunError,
     begin,
-    first_start,
     resolve_scoring,
     resolve_training,
     with_context_notes,
@@ -110,17 +109,17 @@ def train_bundle(
     run = resolve_training(scenario, store, as_of, options)
     name_run(f"{scenario.name}-train {time_text(run.as_of)}")
     with _step(run, "plan"):
-        begin(scenario, run)
+        begin(run)
         if as_of is None:
-            run = with_context_notes(scenario, run)
-        shards = training_shards(scenario, run)
+            run = with_context_notes(run)
+        shards = training_shards(run)
     clock.mark("plan")
-    parts = sorted({*over_shards("preparing", prepare_shards, scenario, run, shards)})
+    parts = sorted({*over_shards("preparing", prepare_shards, run, shards)})
     clock.mark("prepare")
     with _step(run, "fit"):
-        challenger = fit(scenario, run, parts)
+        challenger = fit(run, parts)
         clock.mark("fit")
-        verdict = compare(scenario, run, challenger, parts)
+        verdict = compare(run, challenger, parts)
         clock.mark("compare")
         record = track(run, challenger, verdict)
         clock.mark("track")
@@ -164,15 +163,15 @@ def score(
         if as_of is None:
             notes = [*stale(scenario, store, run.as_of), *skipped(scenario, store, flow, run.as_of)]
             run = with_notes(run, notes)
-        begin(scenario, run)
+        begin(run)
         if as_of is None:
-            run = with_context_notes(scenario, run)
-        shards = plan(scenario, run)
-        find_gaps(scenario, run)
+            run = with_context_notes(run)
+        shards = plan(run)
+        find_gaps(run)
     clock.mark("plan")
-    results = _score_shards(scenario, run, shards)
+    results = _score_shards(run, shards)
     clock.mark("score")
-    counts = reconcile(scenario, run, results)
+    counts = reconcile(run, results)
     _refuse_failures(run, results, counts, max_failed_share)
     summary = _summary(run, counts)
     if dry_run:
@@ -184,11 +183,10 @@ def score(
         note = f"Run {newer} has published {time_text(run.as_of)} from newer data: these rows are no longer needed."
         return summary | _unpublished_summary(run, clock, note) | {"covered_by": newer}
     with _step(run, "publish"):
-        return _publish(scenario, run, results, counts, clock, other)
+        return _publish(run, results, counts, clock, other)
 
 
 def _publish(
-    scenario: Scenario,
     run: Run,
     results: list[ShardResult],
     counts: dict[str, int],
@@ -199,12 +197,12 @@ def _publish(
 
     `other` is the run that has published the same `as_of` before, if there is one.
     """
-    data_files = complete(scenario, run, results)
-    publication = publish(scenario, run, data_files)
+    data_files = complete(run, results)
+    publication = publish(run, data_files)
     run = with_notes(run, replacement_notes(run, publication, other))
-    events = derive(scenario, run)
+    events = derive(run)
     clock.mark("publish")
-    page = write_page(scenario, run, results, data_files)
+    page = write_page(run, results, data_files)
     clock.mark("page")
     summary = _summary(run, counts) | {
         "published": True,
@@ -216,21 +214,21 @@ def _publish(
         "reused_shards": sum(o.reused for o in results),
         "notes": [
             *run.notes,
-            *_failed_keys(scenario, run, results, counts),
+            *_failed_keys(run, results, counts),
             *stuck(run),
-            *derivation_notes(scenario, run),
+            *derivation_notes(run),
             *(["These rows had been published before."] if publication.already else []),
         ],
         "stages": clock.stages,
         "seconds": clock.seconds,
     }
-    announce(scenario, run, summary, publication, events)
-    _record(scenario, run, counts, results, is_published=not publication.already)
+    announce(run, summary, publication, events)
+    enter(run, counts, results, is_published=not publication.already)
     _log_publication(summary, len(results))
     if url := settings().sql_url:
         from tasks.sql.publish import publish_sql
 
-        summary |= {"sql": publish_sql(scenario, run, url)}
+        summary |= {"sql": publish_sql(run, url)}
     return summary
 
 
@@ -250,30 +248,7 @@ def _summary(run: Run, counts: Mapping[str, int]) -> dict[str, Any]:
     return {"run_id": run.id, "as_of": run.as_of.isoformat(), "bundle": run.bundle, **counts, "gaps": gaps}
 
 
-def _record(
-    scenario: Scenario,
-    run: Run,
-    counts: Mapping[str, int],
-    results: Sequence[ShardResult],
-    *,
-    is_published: bool,
-) -> None:
-    ledger.record(
-        run.store,
-        run_id=run.id,
-        scenario=scenario.name,
-        flow=run.flow,
-        as_of=run.as_of,
-        bundle=run.bundle or 0,
-        versions=run.versions,
-        counts=counts,
-        reasons=reasons(results),
-        start=first_start(run),
-        is_published=is_published,
-    )
-
-
-def _score_shards(scenario: Scenario, run: Run, shards: Mapping[int, int]) -> list[ShardResult]:
+def _score_shards(run: Run, shards: Mapping[int, int]) -> list[ShardResult]:
     """One result per shard, from an earlier start of the run if there is one.
 
     If no attempt could score a shard, because storage did not answer or its workers died, its keys are not to blame:
@@ -282,7 +257,7 @@ def _score_shards(scenario: Scenario, run: Run, shards: Mapping[int, int]) -> li
     """
     earlier = [result for shard in shards if (result := finished_result(run, shard))]
     rest = {shard: shards[shard] for shard in shards.keys() - {one.shard for one in earlier}}
-    new, shard_errors = _score_pending(scenario, run, rest)
+    new, shard_errors = _score_pending(run, rest)
     for note in stuck(run):
         get_run_logger().warning(note)
     if shard_errors:
@@ -290,16 +265,14 @@ def _score_shards(scenario: Scenario, run: Run, shards: Mapping[int, int]) -> li
             f"  shard {shard}: {error[:500]}" for shard, error in list(shard_errors.items())[:10]
         )
         raise RunError(
-            f"{run.scenario}: {len(shard_errors):,} of {len(shards):,} shards could not be scored, each tried "
+            f"{run.scenario.name}: {len(shard_errors):,} of {len(shards):,} shards could not be scored, each tried "
             f"several times. Nothing was published.\n{errors}\n"
             "Shards that were scored are kept: correct the cause and run again."
         )
     return sorted([*earlier, *new], key=lambda result: result.shard)
 
 
-def _score_pending(
-    scenario: Scenario, run: Run, shards: Mapping[int, int]
-) -> tuple[list[ShardResult], dict[int, str]]:
+def _score_pending(run: Run, shards: Mapping[int, int]) -> tuple[list[ShardResult], dict[int, str]]:
     """Results of the shards that could be scored, and the error of each other shard.
 
     Small shards share a task. If that task fails, the first of its shards without a result is at fault; those after it
@@ -310,14 +283,14 @@ def _score_pending(
     all_results: list[ShardResult] = []
     errors: dict[int, str] = {}
     while groups:
-        results, groups = _score_groups(scenario, run, groups, errors)
+        results, groups = _score_groups(run, groups, errors)
         all_results.extend(replace(one, reused=False) for one in results)
     remember_pace(run, all_results)
     return all_results, errors
 
 
 def _score_groups(
-    scenario: Scenario, run: Run, groups: Sequence[Sequence[int]], errors: dict[int, str]
+    run: Run, groups: Sequence[Sequence[int]], errors: dict[int, str]
 ) -> tuple[list[ShardResult], list[list[int]]]:
     """Results of groups of shards, a task each, and the groups that remain without the shards at fault.
 
@@ -341,7 +314,7 @@ def _score_groups(
 
     limit = limit_seconds(run, settings().stuck_seconds)
     enough_workers(len(groups))
-    futures = score_shards.map(unmapped(scenario), unmapped(run), groups, limit)
+    futures = score_shards.map(unmapped(run), groups, limit)
     longest = max(len(group) for group in groups)
     by_group = gather("scoring", futures, keep_error, stuck_seconds=6 * limit * longest)
     return [*chain.from_iterable(by_group)], next_groups
@@ -354,21 +327,21 @@ def _refuse_failures(
     if counts["failed"] > max_failed_share * counts["requested"]:
         lines = "\n".join(f"  {count:,} {reason}" for reason, count in list(reasons(results).items())[:10])
         raise RunError(
-            f"{run.scenario}: {counts['failed']:,} of {counts['requested']:,} keys failed; "
+            f"{run.scenario.name}: {counts['failed']:,} of {counts['requested']:,} keys failed; "
             f"at most {max_failed_share:.0%} may fail. Nothing was published.\n{lines}\n"
             "Shards that were scored are kept: correct the cause and run again."
         )
 
 
-def _failed_keys(
-    scenario: Scenario, run: Run, results: Sequence[ShardResult], counts: Mapping[str, int]
-) -> list[str]:
+def _failed_keys(run: Run, results: Sequence[ShardResult], counts: Mapping[str, int]) -> list[str]:
     """A note that names the first ten failed keys; none if no key failed."""
     if not counts["failed"]:
         return []
     frames = [read_frame(run, keys_path(run, one.shard)) for one in results if one.failed]
-    rows = pl.concat(frames).filter(status="failed").sort(scenario.key)
-    names = [" ".join(str(part) for part in key) for key in rows.select(scenario.key).head(10).iter_rows()]
+    rows = pl.concat(frames).filter(status="failed").sort(run.scenario.key)
+    names = [
+        " ".join(str(part) for part in key) for key in rows.select(run.scenario.key).head(10).iter_rows()
+    ]
     more = f" and {rows.height - 10:,} more" if rows.height > 10 else ""
     return [
         f"{rows.height:,} of {counts['requested']:,} keys failed and have no rows: {', '.join(names)}{more}. "

@@ -82,7 +82,6 @@ def flow_of(
 class _Searching:
     """Values shared by all trials of a study."""
 
-    scenario: Scenario
     run: Run
     parts: list[str]
     folds: list[str]
@@ -98,7 +97,6 @@ class _Searching:
         """The results of trying each of the `values`, in parallel."""
         enough_workers(len(values))
         futures = try_out.map(
-            unmapped(self.scenario),
             unmapped(self.run),
             unmapped(self.parts),
             [*numbers],
@@ -146,14 +144,14 @@ def tune_scenario(
     clock = Clock()
     until = None if timeout is None else time.time() + seconds(timeout)
     run = resolve_study(scenario, store, as_of, defaults, seed, at_once)
-    begin(scenario, run)
-    parts = sorted({*over_shards("preparing", prepare_study, scenario, run, training_shards(scenario, run))})
-    searching = _Searching(scenario, run, parts, find_folds(scenario, run, parts))
+    begin(run)
+    parts = sorted({*over_shards("preparing", prepare_study, run, training_shards(run))})
+    searching = _Searching(run, parts, find_folds(run, parts))
     clock.mark("prepare")
     path = Layout(scenario.name).study(run.id)
     with open_study(store, path, run.id, search_of(scenario).space, seed) as (study, save):
         earlier = study.done
-        study.begin_with(incumbent(scenario, run))
+        study.begin_with(incumbent(run))
         _search(searching, study, save, trials, at_once, until)
         clock.mark("search")
         verdict = _judge(searching, study)
@@ -206,13 +204,14 @@ def _search(
         save()
         if results and all(result.state == FAILED for result in results) and not study.complete():
             raise TuningError(
-                f"{searching.run.scenario}: the first {len(results)} trials failed, so the study ends. {results[0].reason}"
+                f"{searching.run.scenario.name}: the first {len(results)} trials failed, so the study ends. "
+                f"{results[0].reason}"
             )
 
 
 def _judge(searching: _Searching, study: Study) -> _Verdict:
     """The best trial against the incumbent, both on all folds; it must also be better on the last fold."""
-    before = incumbent(searching.scenario, searching.run)
+    before = incumbent(searching.run)
     complete = study.complete()
     if not complete:
         return _Verdict(
@@ -227,7 +226,7 @@ def _judge(searching: _Searching, study: Study) -> _Verdict:
     old, new = searching.try_out([0, winner.number], [before, winner.values], folds, (), None)
     for result in (old, new):
         if result.state == FAILED:
-            raise TuningError(f"{searching.run.scenario}: the winner cannot be judged. {result.reason}")
+            raise TuningError(f"{searching.run.scenario.name}: the winner cannot be judged. {result.reason}")
     better = new.losses[-1] < old.losses[-1] and fmean(new.losses[:-1]) < fmean(old.losses[:-1])
     reason = (
         f"Trial {winner.number}: loss {fmean(new.losses[:-1]):.4f} instead of {fmean(old.losses[:-1]):.4f} on the folds "
@@ -246,14 +245,14 @@ def _challenger(searching: _Searching, verdict: _Verdict) -> dict[str, Any]:
     if record is not None:
         return dict(record)
     options = base_of(run) | dict(verdict.after) | {STUDY: run.id}
-    training = train_bundle(searching.scenario, run.store, run.as_of, options)
+    training = train_bundle(run.scenario, run.store, run.as_of, options)
     summary = {name: training[name] for name in ("bundle", "promoted", "champion", "reason", "loss")}
     run.store.put_json(path, summary)
     return summary
 
 
 def _view(searching: _Searching, study: Study, verdict: _Verdict) -> StudyView:
-    space = search_of(searching.scenario).space
+    space = search_of(searching.run.scenario).space
     table = choices(list(space), verdict.before, verdict.after, study.importance())
     return StudyView(
         trials=study.trials(),
@@ -275,7 +274,7 @@ def _track(run: Run, view: StudyView, challenger: Mapping[str, Any] | None) -> s
     versions = {f"{name}_version": number for name, number in run.versions.items()}
     return track_run(
         run.store,
-        scenario=run.scenario,
+        scenario=run.scenario.name,
         kind="tune",
         run_id=f"{run.id}-{view.trials.height}-trials",
         params={**run.options, "as_of": run.as_of_text, **versions},

@@ -101,8 +101,8 @@ def _comparison(
 ) -> dict[str, Any]:
     """The result of the comparison of the stored plan with `rows`, which were read from `plan`."""
     options = Options.of(run.options)
-    rows, whatif_notes = whatif.usable(rows, run.tables(SALES), run.as_of, options.horizon)
-    stored_plan = run.tables(SALES)["plan"].collect() if "plan" in run.versions else None
+    rows, whatif_notes = whatif.usable(rows, run.tables(), run.as_of, options.horizon)
+    stored_plan = run.tables()["plan"].collect() if "plan" in run.versions else None
     other = whatif.merged(stored_plan, rows)
     changes = whatif.changed(stored_plan, other)
     clock.mark("plan")
@@ -116,7 +116,7 @@ def _comparison(
     address = None
     if page:
         beside = whatif.beside(stored_plan, changes)
-        sections = whatif_page.sections(lines, bands, beside, run.tables(SALES), run.as_of, notes)
+        sections = whatif_page.sections(lines, bands, beside, run.tables(), run.as_of, notes)
         address = write_whatif_page(run, page, plan, sections)
     announce_whatif(run, weeks, address, plan)
     total = whatif.summed(lines, []).row(0, named=True)
@@ -143,13 +143,11 @@ def _comparison(
 def _lines(run: Run, other: pl.DataFrame, changes: pl.DataFrame) -> pl.DataFrame:
     """The forecasts of all keys that may differ, with the stored plan and with the other."""
     options = Options.of(run.options)
-    before = SALES.requested_keys(run.tables(SALES), run.as_of, run.options).collect()
-    after = SALES.requested_keys(
-        {**run.tables(SALES), "plan": other.lazy()}, run.as_of, run.options
-    ).collect()
+    before = SALES.requested_keys(run.tables(), run.as_of, run.options).collect()
+    after = SALES.requested_keys({**run.tables(), "plan": other.lazy()}, run.as_of, run.options).collect()
     keys = whatif.affected(after, changes)
-    rows = score_in_memory(SALES, run, keys.join(before, on=KEY, how="semi"))
-    others = score_in_memory(SALES, run, keys, {"plan": other.lazy()})
+    rows = score_in_memory(run, keys.join(before, on=KEY, how="semi"))
+    others = score_in_memory(run, keys, {"plan": other.lazy()})
     return whatif.differences(rows, others, options.columns, middle_column(options))
 
 

@@ -9,11 +9,11 @@ from deltalake import DeltaTable
 
 from models.scenario import AsOf, Scenario
 from tasks.ingest.pipeline import IngestResult, ingest
-from tasks.registry import bundles, ledger
+from tasks.registry import bundles
 from tasks.scoring import score as scoring
-from tasks.scoring.publishing import Publication, complete, publish
-from tasks.scoring.runs import Run, begin, first_start, resolve_scoring, resolve_training
-from tasks.scoring.shards import ShardResult, find_gaps, plan, reasons, reconcile
+from tasks.scoring.publishing import Publication, complete, enter, publish
+from tasks.scoring.runs import Run, begin, resolve_scoring, resolve_training
+from tasks.scoring.shards import ShardResult, find_gaps, plan, reconcile
 from tasks.storage.store import Store
 from tasks.training.fit import Challenger, Verdict, compare, fit, prepare_shards, training_shards
 from tests.toy import TOY, values
@@ -48,10 +48,10 @@ def train(
 ) -> tuple[Challenger, Verdict]:
     """Train a bundle and compare it with the champion."""
     run = resolve_training.fn(scenario, store, as_of, options)
-    begin.fn(scenario, run)
-    names = prepare_shards.fn(scenario, run, list(training_shards.fn(scenario, run)))
-    challenger = fit.fn(scenario, run, names)
-    return challenger, compare.fn(scenario, run, challenger, names)
+    begin.fn(run)
+    names = prepare_shards.fn(run, list(training_shards.fn(run)))
+    challenger = fit.fn(run, names)
+    return challenger, compare.fn(run, challenger, names)
 
 
 def resolve(
@@ -63,45 +63,28 @@ def resolve(
 ) -> Run:
     """A scoring run that has begun."""
     run = resolve_scoring.fn(scenario, store, "score", as_of, bundle, options)
-    begin.fn(scenario, run)
+    begin.fn(run)
     return run
 
 
-def outcome(run: Run, shard: int, scenario: Scenario = TOY) -> ShardResult:
+def outcome(run: Run, shard: int) -> ShardResult:
     """Score one shard of a planned run."""
-    return scoring.score_shards.fn(scenario, run, [shard])[0]
+    return scoring.score_shards.fn(run, [shard])[0]
 
 
-def outcomes(run: Run, scenario: Scenario = TOY) -> list[ShardResult]:
+def outcomes(run: Run) -> list[ShardResult]:
     """Plan a run and score all of its shards."""
-    shards = plan.fn(scenario, run)
-    find_gaps.fn(scenario, run)
-    return [outcome(run, shard, scenario) for shard in shards]
+    shards = plan.fn(run)
+    find_gaps.fn(run)
+    return [outcome(run, shard) for shard in shards]
 
 
-def commit(run: Run, results: list[ShardResult], scenario: Scenario = TOY) -> Publication:
+def commit(run: Run, results: list[ShardResult]) -> Publication:
     """Reconcile, publish and enter into the ledger."""
-    counts = reconcile.fn(scenario, run, results)
-    publication = publish.fn(scenario, run, complete.fn(scenario, run, results))
-    enter(run, counts, results, published=not publication.already)
+    counts = reconcile.fn(run, results)
+    publication = publish.fn(run, complete.fn(run, results))
+    enter(run, counts, results, is_published=not publication.already)
     return publication
-
-
-def enter(run: Run, counts: Mapping[str, int], results: list[ShardResult], *, published: bool = True) -> bool:
-    """Enter a run into the ledger."""
-    return ledger.record(
-        run.store,
-        run_id=run.id,
-        scenario=run.scenario,
-        flow=run.flow,
-        as_of=run.as_of,
-        bundle=run.bundle or 0,
-        versions=run.versions,
-        counts=counts,
-        reasons=reasons(results),
-        start=first_start(run),
-        is_published=published,
-    )
 
 
 def score(
@@ -113,7 +96,7 @@ def score(
 ) -> Publication:
     """A whole scoring run, from resolving to the ledger."""
     run = resolve(store, as_of, bundle, scenario, **options)
-    return commit(run, outcomes(run, scenario), scenario)
+    return commit(run, outcomes(run))
 
 
 def forge(store: Store, number: int, manifest: Mapping[str, Any], scenario: str = "toy") -> None:

@@ -41,7 +41,7 @@ def resolve_watching(scenario: Scenario, store: Store, as_of: AsOf | None, rule:
     number = bundles.for_as_of(store, scenario.name, time)
     manifest = bundles.manifest(store, scenario.name, number)
     options = {**manifest["options"], "trained_as_of": manifest["as_of"], "drift_rate": rule.rate}
-    return Run(scenario.name, "watch", store, time, versions, options, DRIFT, number)
+    return Run(scenario, "watch", store, time, versions, options, DRIFT, number)
 
 
 def seen_by_bundle(run: Run) -> bool:
@@ -69,33 +69,31 @@ def watched_shards(shards: Mapping[int, int], keys: int = WATCHED_KEYS) -> list[
 
 
 @task(name="watch-shards", task_run_name=name_of_shards("watch"), retries=1, retry_delay_seconds=1)
-def watch_shards(scenario: Scenario, run: Run, shards: Sequence[int]) -> list[int]:
+def watch_shards(run: Run, shards: Sequence[int]) -> list[int]:
     """Write the watched inputs of shards; return their numbers of rows. A finished shard is kept."""
-    return [_watch_shard(scenario, run, shard) for shard in shards]
+    return [_watch_shard(run, shard) for shard in shards]
 
 
-def _watch_shard(scenario: Scenario, run: Run, shard: int) -> int:
+def _watch_shard(run: Run, shard: int) -> int:
     path = _part(run, shard)
     if run.store.size(path) is None:
         frame = pl.DataFrame()
-        if isinstance(scenario, WatchesInputs):
-            rows = scenario.watched_inputs(
-                run.tables(scenario, shard), trained_as_of(run), run.as_of, run.options
-            )
-            frame = rows.drop(scenario.key, strict=False).collect()
+        if isinstance(run.scenario, WatchesInputs):
+            rows = run.scenario.watched_inputs(run.tables(shard), trained_as_of(run), run.as_of, run.options)
+            frame = rows.drop(run.scenario.key, strict=False).collect()
         run.store.put_frame(path, frame)
         return frame.height
     return read_frame(run, path).height
 
 
 @task(name="measure-drift")
-def measure_drift(scenario: Scenario, run: Run, shards: Sequence[int], rule: Rule) -> pl.DataFrame:
+def measure_drift(run: Run, shards: Sequence[int], rule: Rule) -> pl.DataFrame:
     """Lines of all features, inputs and scores, ranked. The rate of the rule is split among them.
 
     An alarm may need two successive cycles, so the one before `as_of` is also compared; the lines are those of `as_of`.
     """
     inputs = _together([read_frame(run, _part(run, shard)) for shard in shards])
-    pairs = {"input": _inputs(run, inputs), "score": _scores(scenario, run, shards)}
+    pairs = {"input": _inputs(run, inputs), "score": _scores(run, shards)}
     sizes = {kind: max(0, now.width - 1) if now.height else 0 for kind, (_, now) in pairs.items()}
     parts = [
         drift(before, now, replace(rule, rate=rule.rate * sizes[kind] / sum(sizes.values()))).with_columns(
@@ -115,7 +113,7 @@ def accuracy_since(run: Run) -> list[dict[str, Any]]:
 
     A line per chart and series: chart, series, before, since; null without judged rows. Empty without evaluations.
     """
-    evaluations = judged_so_far(run.store, run.scenario)
+    evaluations = judged_so_far(run.store, run.scenario.name)
     if evaluations is None:
         return []
     points = (
@@ -168,7 +166,7 @@ def announce_drift(run: Run, lines: pl.DataFrame, accuracy: Sequence[Mapping[str
         "run_id": run.id,
         "store": run.store.uri,
     }
-    emit(run.store, run.scenario, Event("drifted", run.scenario, payload), run.as_of_text)
+    emit(run.store, run.scenario.name, Event("drifted", run.scenario.name, payload), run.as_of_text)
     run.store.put_json(path, payload)
     return True
 
@@ -238,12 +236,12 @@ def _first_of_newest(rows: pl.DataFrame, run: Run) -> AsOf:
     return rows.filter(between).select(pl.col(CYCLE).max()).item() or run.as_of
 
 
-def _scores(scenario: Scenario, run: Run, shards: Sequence[int]) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _scores(run: Run, shards: Sequence[int]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The bundle's published rows of the watched keys: those before the newest cycles, and those in them."""
     nothing = pl.DataFrame(), pl.DataFrame()
-    table = scenario.published_table(run.options)
-    rows = run.store.find(Layout(scenario.name).table(table.name))
-    names = scenario.watched_scores(run.options) if isinstance(scenario, WatchesInputs) else ("rung",)
+    table = run.scenario.published_table(run.options)
+    rows = run.store.find(run.layout.table(table.name))
+    names = run.scenario.watched_scores(run.options) if isinstance(run.scenario, WatchesInputs) else ("rung",)
     columns = [name for name in names if name in table.schema]
     if not columns or rows is None:
         return nothing
@@ -252,7 +250,7 @@ def _scores(scenario: Scenario, run: Run, shards: Sequence[int]) -> tuple[pl.Dat
     times = mine.select(pl.col("as_of").unique().sort()).collect()["as_of"].tail(SCORED_CYCLES + 2)
     scores = (
         mine.filter(pl.col("as_of").is_in(times.implode()))
-        .join(keys.lazy(), on=list(scenario.key), how="semi")
+        .join(keys.lazy(), on=list(run.scenario.key), how="semi")
         .select(pl.col("as_of").alias(CYCLE), *(pl.col(c).alias(f"published {c}") for c in columns))
         .collect(engine="streaming")
     )
@@ -272,4 +270,4 @@ def _moment(as_of: AsOf) -> datetime:
 
 
 def _announcements(run: Run) -> str:
-    return Layout(run.scenario).table("drifted")
+    return run.layout.table("drifted")

@@ -90,7 +90,7 @@ def resolve_judging(
         "judged": [[target.as_of.isoformat(), target.run_id] for target in selection],
         **({"given": dict(overrides)} if overrides else {}),
     }
-    run = Run(scenario.name, "evaluate", store, newest, versions, options, EVALUATIONS)
+    run = Run(scenario, "evaluate", store, newest, versions, options, EVALUATIONS)
     size = -(-len(selection) // _GROUPS) or 1
     groups = tuple(tuple(selection[start : start + size]) for start in range(0, len(selection), size))
     return Judging(run, groups, others, len({t.as_of for t in due} - {t.as_of for t in selection}))

@@ -59,23 +59,24 @@ def resolve_evaluation(
     span = {"score_from": begin.isoformat(), "score_to": min(end, newest).isoformat()}
     options = {**manifest["options"], **overrides, **span}
     output = scenario.bundle_evaluations
-    return Run(scenario.name, "evaluate-bundle", store, newest, versions, options, output, number, notes)
+    return Run(scenario, "evaluate-bundle", store, newest, versions, options, output, number, notes)
 
 
 @task(name="evaluate-shards", task_run_name=name_of_shards("evaluate"), retries=1, retry_delay_seconds=1)
-def evaluate_shards(scenario: EvaluatesBundles, run: Run, shards: Sequence[int]) -> list[DataFile]:
+def evaluate_shards(run: Run, shards: Sequence[int]) -> list[DataFile]:
     """Write the judged rows of shards beside the files of the table; finished files are kept."""
-    return [_evaluate_shard(scenario, run, shard) for shard in shards]
+    return [_evaluate_shard(run, shard) for shard in shards]
 
 
-def _evaluate_shard(scenario: EvaluatesBundles, run: Run, shard: int) -> DataFile:
+def _evaluate_shard(run: Run, shard: int) -> DataFile:
     marker = run.path(f"evaluated/{shard:04d}.json")
     record = run.store.get_json(marker)
     if record and is_in_place(run, data_file := DataFile(**record)):
         return data_file
-    model = bundles.model(scenario, run.store, run.bundle or 0)
+    assert isinstance(run.scenario, EvaluatesBundles), "checked when the run was resolved"
+    model = bundles.model(run.scenario, run.store, run.bundle or 0)
     context = read_context(run.store, run.folder)
-    rows = scenario.evaluate(model, run.tables(scenario, shard), context, run.as_of, run.options)
+    rows = run.scenario.evaluate(model, run.tables(shard), context, run.as_of, run.options)
     data_file = write_data_file(run, run.table, f"{run.id}-{shard:04d}", run.signed(rows))
     run.store.put_json(marker, asdict(data_file))
     return data_file
@@ -87,13 +88,14 @@ def publish_evaluation(run: Run, data_files: Sequence[DataFile]) -> Publication:
     some = [one for one in data_files if one.rows]
     if not some:
         raise RunError(
-            f"{run.scenario}: there are no rows from {run.options['score_from']} to {run.options['score_to']}. "
+            f"{run.scenario.name}: there are no rows from {run.options['score_from']} to {run.options['score_to']}. "
             "Nothing was published. Expected telemetry in that range; give another --from or --to."
         )
     return replace_partition(run, run.table, scan_data_files(run, some).collect_schema(), some)
 
 
 @task(name="measure")
-def measure(scenario: EvaluatesBundles, run: Run, data_files: Sequence[DataFile]) -> pl.DataFrame:
+def measure(run: Run, data_files: Sequence[DataFile]) -> pl.DataFrame:
     """The metrics of all judged rows."""
-    return scenario.measures(scan_data_files(run, [one for one in data_files if one.rows]), run.options)
+    assert isinstance(run.scenario, EvaluatesBundles), "checked when the run was resolved"
+    return run.scenario.measures(scan_data_files(run, [one for one in data_files if one.rows]), run.options)

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 from prefect import task
 
-from models.scenario import TALLIES, AsOf, HasControlCharts, HasGroundTruth, Scenario
+from models.scenario import TALLIES, AsOf, HasControlCharts, HasGroundTruth
 from tasks.monitoring.due import JUDGED, Judging, Target, as_of_from, judged_so_far
 from tasks.registry import bundles, tracking
 from tasks.scoring.publishing import (
@@ -27,7 +27,6 @@ from tasks.scoring.publishing import (
     write_data_file,
 )
 from tasks.scoring.runs import Run, RunError
-from tasks.storage.layout import Layout
 
 MEASURES = "measures"
 _MANY = 100
@@ -46,12 +45,12 @@ class Judgement:
 
 
 @task(name="judge", retries=1, retry_delay_seconds=1)
-def judge(scenario: Scenario, run: Run, targets: Sequence[Target]) -> list[Judgement]:
+def judge(run: Run, targets: Sequence[Target]) -> list[Judgement]:
     """Write the judged rows of each target beside the files of the table; finished targets are not judged again."""
-    return [_judge(scenario, run, target) for target in targets]
+    return [_judge(run, target) for target in targets]
 
 
-def _judge(scenario: Scenario, run: Run, target: Target) -> Judgement:
+def _judge(run: Run, target: Target) -> Judgement:
     own = dataclasses.replace(run, as_of=target.as_of)
     name = own.as_of_text.replace(" ", "T").replace(":", "")
     marker = run.path(f"judged/{name}.json")
@@ -60,19 +59,19 @@ def _judge(scenario: Scenario, run: Run, target: Target) -> Judgement:
         since, until = (as_of_from(record[end], target.as_of) for end in ("since", "until"))
         points = tuple({**row, "period": date.fromisoformat(row["period"])} for row in record["tallies"])
         return Judgement(target, data_file, record["pending"], since, until, points)
-    assert isinstance(scenario, HasGroundTruth), "checked when the run was resolved"
+    assert isinstance(run.scenario, HasGroundTruth), "checked when the run was resolved"
     ((table, version),) = run.options["published"].items()
-    options = bundles.manifest(run.store, scenario.name, target.bundle)["options"]
-    published_rows = run.store.scan(Layout(scenario.name).table(table), version).filter(
-        pl.col("as_of") == target.as_of
-    )
-    rows = scenario.judge(published_rows, run.tables(scenario), run.as_of, options)
+    options = bundles.manifest(run.store, run.scenario.name, target.bundle)["options"]
+    published_rows = run.store.scan(run.layout.table(table), version).filter(pl.col("as_of") == target.as_of)
+    rows = run.scenario.judge(published_rows, run.tables(), run.as_of, options)
     tallies: list[dict[str, Any]] = []
-    if isinstance(scenario, HasControlCharts):
-        tallies = scenario.tallies(rows.filter(~pl.col("pending")), options).select(list(TALLIES)).to_dicts()
+    if isinstance(run.scenario, HasControlCharts):
+        tallies = (
+            run.scenario.tallies(rows.filter(~pl.col("pending")), options).select(list(TALLIES)).to_dicts()
+        )
     data_file = write_data_file(own, run.table, name, rows)
     verdict = Judgement(
-        target, data_file, int(rows["pending"].sum()), *_span(scenario, rows, target), tuple(tallies)
+        target, data_file, int(rows["pending"].sum()), *_span(run.scenario, rows, target), tuple(tallies)
     )
     run.store.put_json(marker, _json(verdict))
     return verdict
@@ -87,29 +86,29 @@ def publish_judgements(run: Run, verdicts: Sequence[Judgement]) -> Publication:
     for data_file in by_bundle.values():
         schema |= scan_data_files(run, [data_file]).collect_schema()
     if not schema:
-        raise RunError(f"{run.scenario}: the published runs have no rows. There is nothing to evaluate.")
+        raise RunError(f"{run.scenario.name}: the published runs have no rows. There is nothing to evaluate.")
     return replace_partitions(run, run.table, schema, data_files)
 
 
 @task(name="measure-judgements")
-def measure_judgements(scenario: Scenario, run: Run, targets: Sequence[Target], version: int) -> pl.DataFrame:
+def measure_judgements(run: Run, targets: Sequence[Target], version: int) -> pl.DataFrame:
     """The metrics of the judged rows of `targets`, with the options of the newest bundle; kept in `measures`."""
-    assert isinstance(scenario, HasGroundTruth), "checked when the run was resolved"
+    assert isinstance(run.scenario, HasGroundTruth), "checked when the run was resolved"
     as_ofs = [target.as_of for target in targets]
     number = max(targets, key=lambda target: target.as_of).bundle
     options = {
-        **bundles.manifest(run.store, scenario.name, number)["options"],
+        **bundles.manifest(run.store, run.scenario.name, number)["options"],
         **run.options.get("given", {}),
     }
     column = pl.col("as_of")
     rows = run.store.scan(run.table, version).filter(
         column.is_between(min(as_ofs), max(as_ofs)), column.is_in(as_ofs), ~pl.col("pending")
     )
-    metrics = scenario.measures(rows, options)
+    metrics = run.scenario.measures(rows, options)
     about = {"run_id": run.id, "first": min(as_ofs), "last": max(as_ofs), "observed": run.as_of}
     rows_with_run = metrics.with_columns(pl.lit(value).alias(name) for name, value in about.items())
     if rows_with_run.height:
-        run.store.append(Layout(scenario.name).table(MEASURES), rows_with_run, once=run.id)
+        run.store.append(run.layout.table(MEASURES), rows_with_run, once=run.id)
     return metrics
 
 
@@ -129,7 +128,7 @@ def track_judgements(run: Run, metrics: pl.DataFrame) -> str | None:
     headline = dict(whole.select("metric", "value").iter_rows())
     return tracking.track_run(
         run.store,
-        scenario=run.scenario,
+        scenario=run.scenario.name,
         kind="evaluate",
         run_id=run.id,
         params=params,
@@ -165,8 +164,8 @@ def remember_judgements(judging: Judging, verdicts: Sequence[Judgement]) -> None
 def _remember(
     run: Run, rows: Sequence[Mapping[str, Any]], others: Sequence[AsOf], facts: Mapping[str, Any]
 ) -> None:
-    path = Layout(run.scenario).table(JUDGED)
-    before = judged_so_far(run.store, run.scenario)
+    path = run.layout.table(JUDGED)
+    before = judged_so_far(run.store, run.scenario.name)
     like = pl.select(pl.lit(run.as_of).alias("as_of")).schema["as_of"]
     schema: dict[str, Any] = {
         "as_of": like,

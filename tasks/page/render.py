@@ -78,7 +78,7 @@ def render_run(run: Run, what: str, sections: Sequence[Section], facts: Mapping[
     versions = {f"Table {name}": f"version {number}" for name, number in run.versions.items()}
     small_print = {**facts, "Store": run.store.uri, **versions}
     return render(
-        f"{run.scenario.capitalize()}: {what}", f"As of {time_text(run.as_of)}", sections, small_print
+        f"{run.scenario.name.capitalize()}: {what}", f"As of {time_text(run.as_of)}", sections, small_print
     ).encode()
 
 

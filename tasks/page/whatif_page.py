@@ -43,7 +43,7 @@ def _place(address: str) -> tuple[Store, str]:
 
 def announce_whatif(run: Run, weeks: Sequence[Mapping[str, Any]], page: str | None, plan: str) -> None:
     """Create the Prefect artifacts of a changed plan: the weeks by both plans, and the page if there is one."""
-    key = f"{run.scenario}-whatif"
+    key = f"{run.scenario.name}-whatif"
     rows = [{name: str(value) for name, value in week.items()} for week in weeks]
     create_table_artifact(
         rows, key=f"{key}-weeks", description=f"Sums of medians, units: stored plan and {plan}"

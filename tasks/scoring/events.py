@@ -27,7 +27,7 @@ _HANDOVER_SECONDS = 30
 
 
 @task(name="derive")
-def derive(scenario: Scenario, run: Run) -> list[Event]:
+def derive(run: Run) -> list[Event]:
     """Publish the tables derived from the run's rows, and return the events to emit.
 
     If the run replaces rows that another run published for its `as_of`, events that the other run emitted are left out.
@@ -35,44 +35,43 @@ def derive(scenario: Scenario, run: Run) -> list[Event]:
     rows = run.store.scan(run.table).filter(pl.col("as_of") == run.as_of)
     tables_now: dict[str, pl.DataFrame] = {}
     tables_before: dict[str, pl.DataFrame] = {}
-    if isinstance(scenario, DerivesTables):
+    if isinstance(run.scenario, DerivesTables):
         previous = {
             name: table
-            for name in scenario.derived_tables
-            if (table := run.store.find(Layout(scenario.name).table(name))) is not None
+            for name in run.scenario.derived_tables
+            if (table := run.store.find(run.layout.table(name))) is not None
         }
         earlier = {name: table.filter(pl.col("as_of") < run.as_of) for name, table in previous.items()}
         theirs = (pl.col("as_of") == run.as_of) & (pl.col("run_id") != run.id)
         tables_before = {name: table.filter(theirs).collect() for name, table in previous.items()}
-        tables = run.tables(scenario)
-        if isinstance(scenario, DerivesFromBundle):
-            files = bundles.files(run.store, scenario.name, run.bundle or 0)
-            tables_now = scenario.derive_from_bundle(files, rows, tables, run.as_of, run.options)
+        tables = run.tables()
+        if isinstance(run.scenario, DerivesFromBundle):
+            files = bundles.files(run.store, run.scenario.name, run.bundle or 0)
+            tables_now = run.scenario.derive_from_bundle(files, rows, tables, run.as_of, run.options)
         else:
-            tables_now = scenario.derive(rows, earlier, tables, run.as_of, run.options)
+            tables_now = run.scenario.derive(rows, earlier, tables, run.as_of, run.options)
     for name, frame in tables_now.items():
         publish_derived(run, name, frame)
-    if not isinstance(scenario, EmitsEvents):
+    if not isinstance(run.scenario, EmitsEvents):
         return []
-    events = scenario.events(rows, tables_now, run.as_of, run.options)
+    events = run.scenario.events(rows, tables_now, run.as_of, run.options)
     if not tables_now or not set(tables_now) <= set(tables_before):
         return events
     duplicates = {
-        (event.name, event.resource) for event in scenario.events(rows, tables_before, run.as_of, run.options)
+        (event.name, event.resource)
+        for event in run.scenario.events(rows, tables_before, run.as_of, run.options)
     }
     return [event for event in events if (event.name, event.resource) not in duplicates]
 
 
-def derivation_notes(scenario: Scenario, run: Run) -> list[str]:
+def derivation_notes(run: Run) -> list[str]:
     """Notes on derived tables that the run's bundle does not support."""
-    if not isinstance(scenario, DerivesFromBundle):
+    if not isinstance(run.scenario, DerivesFromBundle):
         return []
-    return scenario.derivation_notes(bundles.files(run.store, scenario.name, run.bundle or 0))
+    return run.scenario.derivation_notes(bundles.files(run.store, run.scenario.name, run.bundle or 0))
 
 
-def announce(
-    scenario: Scenario, run: Run, summary: Mapping[str, Any], publication: Publication, events: list[Event]
-) -> None:
+def announce(run: Run, summary: Mapping[str, Any], publication: Publication, events: list[Event]) -> None:
     """Create the Prefect artifacts of a published run, and emit its events and `almanac.<scenario>.published`.
 
     If keys failed, `almanac.<scenario>.keys_failed` reports how many. Returns when the events have been delivered. An
@@ -80,20 +79,20 @@ def announce(
     """
     page = str(summary["page"])
     link = link_of(page)
-    _artifacts(scenario, run, summary, page, link)
+    _artifacts(run, summary, page, link)
     payload = {
         "as_of": run.as_of.isoformat(),
         "table": publication.table,
         "version": publication.version,
         "rows": publication.rows,
     }
-    final = [Event("published", scenario.name, payload)]
+    final = [Event("published", run.scenario.name, payload)]
     if summary["failed"]:
         counts = {name: summary[name] for name in ("as_of", "failed", "requested")}
-        final.append(Event("keys_failed", scenario.name, counts | {"notes": "\n".join(summary["notes"])}))
+        final.append(Event("keys_failed", run.scenario.name, counts | {"notes": "\n".join(summary["notes"])}))
     for event in [*events, *final]:
         message = Event(event.name, event.resource, {"run_id": run.id, "page": link, **event.payload})
-        _emit(scenario.name, message, f"{run.store.uri}/{run.id}/{event.name}/{event.resource}")
+        _emit(run.scenario.name, message, f"{run.store.uri}/{run.id}/{event.name}/{event.resource}")
     _hand_over()
 
 
@@ -164,14 +163,14 @@ def _hand_over() -> None:
         get_run_logger().warning("Events have not reached the Prefect API within %d s.", _HANDOVER_SECONDS)
 
 
-def _artifacts(scenario: Scenario, run: Run, summary: Mapping[str, Any], page: str, link: str) -> None:
-    key = f"{scenario.name}-{run.flow}"
+def _artifacts(run: Run, summary: Mapping[str, Any], page: str, link: str) -> None:
+    key = f"{run.scenario.name}-{run.flow}"
     rows = [{"figure": name, "value": str(value)} for name, value in summary.items() if name != "gaps"]
     if summary["gaps"]:
-        title = f"Gaps in the inputs of {scenario.name} as of {time_text(run.as_of)}"
+        title = f"Gaps in the inputs of {run.scenario.name} as of {time_text(run.as_of)}"
         create_table_artifact(list(summary["gaps"]), key=f"{key}-gaps", description=title)
     create_table_artifact(
-        rows, key=f"{key}-summary", description=f"{scenario.name} as of {time_text(run.as_of)}"
+        rows, key=f"{key}-summary", description=f"{run.scenario.name} as of {time_text(run.as_of)}"
     )
     create_link_artifact(link, key=f"{key}-page", link_text="Page of the run")
     notes = "\n".join(f"- {as_markdown(note)}" for note in summary["notes"]) or "Nothing out of the ordinary."

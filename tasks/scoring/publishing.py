@@ -10,10 +10,10 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake import Schema as DeltaSchema
 from prefect import task
 
-from models.scenario import AsOf, CompletesRows, Scenario
-from tasks.scoring.runs import Run
-from tasks.scoring.shards import ShardResult
-from tasks.storage.layout import Layout
+from models.scenario import AsOf, CompletesRows
+from tasks.registry import ledger
+from tasks.scoring.runs import Run, first_start
+from tasks.scoring.shards import ShardResult, reasons
 from tasks.storage.tables import add_action
 
 
@@ -40,19 +40,36 @@ class Publication:
 
 
 @task(name="complete")
-def complete(scenario: Scenario, run: Run, results: Sequence[ShardResult]) -> list[DataFile]:
+def complete(run: Run, results: Sequence[ShardResult]) -> list[DataFile]:
     """The files to publish: those of the shards or, if rows depend on other shards, a single one made from them."""
     data_files = [DataFile(o.path, o.bytes, o.rows) for o in results if o.rows]
-    if not data_files or not isinstance(scenario, CompletesRows):
+    if not data_files or not isinstance(run.scenario, CompletesRows):
         return data_files
-    return _write(run, run.table, scenario.complete(scan_data_files(run, data_files)).collect())
+    return _write(run, run.table, run.scenario.complete(scan_data_files(run, data_files)).collect())
 
 
 @task(name="publish")
-def publish(scenario: Scenario, run: Run, data_files: Sequence[DataFile]) -> Publication:
+def publish(run: Run, data_files: Sequence[DataFile]) -> Publication:
     """Swap the run's files into the published table; see `replace_partition`."""
-    schema = {**scenario.published_table(run.options).schema, "bundle": pl.Int64, "run_id": pl.String}
+    schema = {**run.scenario.published_table(run.options).schema, "bundle": pl.Int64, "run_id": pl.String}
     return replace_partition(run, run.table, schema, data_files)
+
+
+def enter(run: Run, counts: Mapping[str, int], results: Sequence[ShardResult], *, is_published: bool) -> bool:
+    """Enter a run into the ledger; see `ledger.record`."""
+    return ledger.record(
+        run.store,
+        run_id=run.id,
+        scenario=run.scenario.name,
+        flow=run.flow,
+        as_of=run.as_of,
+        bundle=run.bundle or 0,
+        versions=run.versions,
+        counts=counts,
+        reasons=reasons(results),
+        start=first_start(run),
+        is_published=is_published,
+    )
 
 
 @task(name="compare-with-replaced-rows")
@@ -89,7 +106,7 @@ def replacement_notes(run: Run, publication: Publication, other: Mapping[str, An
 
 def publish_derived(run: Run, name: str, frame: pl.DataFrame) -> Publication:
     """Publish a table derived from the run's rows in the same way."""
-    table = Layout(run.scenario).table(name)
+    table = run.layout.table(name)
     rows = run.signed(frame)
     return replace_partition(run, table, rows.schema, _write(run, table, rows))
 

@@ -38,7 +38,7 @@ class Run:
     it again.
     """
 
-    scenario: str
+    scenario: Scenario
     flow: str
     store: Store
     as_of: AsOf
@@ -52,7 +52,7 @@ class Run:
     @cached_property
     def id(self) -> str:
         inputs = (dict(self.versions), dict(self.options), self.bundle)
-        identity = [self.scenario, self.flow, self.as_of_text, *inputs, code_version()]
+        identity = [self.scenario.name, self.flow, self.as_of_text, *inputs, code_version()]
         return f"{self._when('%Y-%m-%dT%H%MZ')}-{self.flow}-{digest(identity)[:12]}"
 
     @property
@@ -71,13 +71,17 @@ class Run:
         return f"as_of={quote(self.as_of_text)}"
 
     @property
+    def layout(self) -> Layout:
+        return Layout(self.scenario.name)
+
+    @property
     def table(self) -> str:
         """The table that the run publishes."""
-        return Layout(self.scenario).table(self.output)
+        return self.layout.table(self.output)
 
     @property
     def folder(self) -> str:
-        return Layout(self.scenario).run(self.id)
+        return self.layout.run(self.id)
 
     def path(self, name: str) -> str:
         return f"{self.folder}/{name}"
@@ -86,12 +90,12 @@ class Run:
         """`rows` with the columns that name the run and its bundle."""
         return rows.with_columns(bundle=pl.lit(self.bundle, pl.Int64), run_id=pl.lit(self.id, pl.String))
 
-    def tables(self, scenario: Scenario, shard: int | None = None) -> Frames:
+    def tables(self, shard: int | None = None) -> Frames:
         """The input tables at the run's versions, lazily; sharded tables cut to `shard`."""
         return {
             name: scan_table(
-                _table_at(self.store, Layout(scenario.name).table(name), number, self.started),
-                shard if scenario.tables[name].shard_by else None,
+                _table_at(self.store, self.layout.table(name), number, self.started),
+                shard if self.scenario.tables[name].shard_by else None,
             )
             for name, number in self.versions.items()
         }
@@ -131,7 +135,7 @@ def resolve_training(scenario: Scenario, store: Store, as_of: AsOf | None, optio
     tables = scans(scenario, store, versions)
     time = scenario.resolve_as_of(tables, as_of, datetime.now(UTC))
     notes = tuple(scenario.omissions(tables, time)) if as_of is None else ()
-    return Run(scenario.name, TRAIN, store, time, versions, options, notes=notes)
+    return Run(scenario, TRAIN, store, time, versions, options, notes=notes)
 
 
 @task(name="resolve-scoring")
@@ -170,7 +174,7 @@ def resolve_scoring(
         )
     all_options = {**manifest["options"], **options}
     output = scenario.published_table(all_options).name
-    return Run(scenario.name, flow, store, time, versions, all_options, output, number, tuple(notes))
+    return Run(scenario, flow, store, time, versions, all_options, output, number, tuple(notes))
 
 
 def with_notes(run: Run, notes: Sequence[str]) -> Run:
@@ -183,16 +187,16 @@ def _earlier(one: date, other: date) -> bool:
 
 
 @task(name="begin")
-def begin(scenario: Scenario, run: Run) -> None:
+def begin(run: Run) -> None:
     """Write what all shards of a run need: its identity and its context. Existing files are kept."""
     facts = {"id": run.id, "started": run.started, "versions": run.versions, "options": run.options}
     run.store.create(run.path("run.json"), json.dumps(facts, sort_keys=True, default=str).encode())
     names = run.store.get_json(run.path("context.json"))
     if names is None:
-        tables = run.tables(scenario)
-        frames = scenario.context(tables, run.as_of, run.options)
+        tables = run.tables()
+        frames = run.scenario.context(tables, run.as_of, run.options)
         if run.flow == TRAIN:
-            frames |= scenario.training_context(tables, frames, run.as_of, run.options)
+            frames |= run.scenario.training_context(tables, frames, run.as_of, run.options)
         for name, frame in frames.items():
             run.store.put_frame(run.path(f"context/{name}.parquet"), frame)
         run.store.put_json(run.path("context.json"), sorted(frames))
@@ -221,10 +225,10 @@ def read_context(store: Store, folder: str) -> dict[str, pl.DataFrame]:
     return frames
 
 
-def with_context_notes(scenario: Scenario, run: Run) -> Run:
+def with_context_notes(run: Run) -> Run:
     """A run that has begun, with notes on what its context shows."""
     context = read_context(run.store, run.folder)
-    return with_notes(run, scenario.context_notes(run.tables(scenario), context, run.as_of))
+    return with_notes(run, run.scenario.context_notes(run.tables(), context, run.as_of))
 
 
 def first_start(run: Run) -> datetime:

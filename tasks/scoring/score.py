@@ -38,9 +38,7 @@ def _worth_another_try(_task: Any, _task_run: Any, state: State[Any]) -> bool:
     retry_delay_seconds=[1, 5, 15],
     retry_condition_fn=_worth_another_try,
 )
-def score_shards(
-    scenario: Scenario, run: Run, shards: Sequence[int], limit: float = LIMIT_SECONDS
-) -> list[ShardResult]:
+def score_shards(run: Run, shards: Sequence[int], limit: float = LIMIT_SECONDS) -> list[ShardResult]:
     """Score the requested keys of shards, one shard after the other, each into a file of the published table.
 
     Readers do not see the files before `publish`. A finished shard is not scored again. An error raised here belongs to
@@ -50,15 +48,15 @@ def score_shards(
     results = []
     for shard in shards:
         with ended_when_stuck(run, f"Shard {shard}", limit):
-            results.append(finished_result(run, shard) or _score_shard(scenario, run, shard))
+            results.append(finished_result(run, shard) or _score_shard(run, shard))
     return results
 
 
-def _score_shard(scenario: Scenario, run: Run, shard: int) -> ShardResult:
+def _score_shard(run: Run, shard: int) -> ShardResult:
     start = time.perf_counter()
     keys = read_frame(run, requested_path(run)).filter(shard=shard).drop("shard")
-    scores = score_keys(scenario, run, shard, keys)
-    result = write(scenario, run, shard, scores, time.perf_counter() - start)
+    scores = score_keys(run, shard, keys)
+    result = write(run, shard, scores, time.perf_counter() - start)
     get_run_logger().info(
         "Shard %d: %d keys, %d rows, %.1f s", shard, result.requested, result.rows, result.seconds
     )
@@ -84,19 +82,19 @@ def written_result(run: Run, shard: int) -> ShardResult | None:
     return result if in_place and run.store.size(keys_path(run, shard)) else None
 
 
-def score_keys(scenario: Scenario, run: Run, shard: int, keys: pl.DataFrame) -> Scores:
+def score_keys(run: Run, shard: int, keys: pl.DataFrame) -> Scores:
     """Score keys in one pass; if that raises, in halves, until the keys that raise are isolated.
 
     A key that raises alone, with its inputs in memory, is `failed` with the error as its reason; the others are not
     affected. Errors of reading, writing and memory are not the key's fault and are raised. A panic of polars is not an
     `Exception` in Python.
     """
-    tables = run.tables(scenario, shard)
-    model = bundles.model(scenario, run.store, run.bundle or 0)
+    tables = run.tables(shard)
+    model = bundles.model(run.scenario, run.store, run.bundle or 0)
     context = read_context(run.store, run.folder)
 
     def attempt(some: pl.DataFrame, inputs: Frames) -> Scores:
-        return scenario.score(model, inputs, context, some, run.as_of, run.options)
+        return run.scenario.score(model, inputs, context, some, run.as_of, run.options)
 
     def in_halves(some: pl.DataFrame, inputs: Frames) -> list[Scores]:
         try:
@@ -105,7 +103,7 @@ def score_keys(scenario: Scenario, run: Run, shard: int, keys: pl.DataFrame) -> 
             raise
         except (Exception, pl.exceptions.PanicException) as error:
             if some.height == 1:
-                return [_failure(scenario, run, some, f"{type(error).__name__}: {error}")]
+                return [_failure(run, some, f"{type(error).__name__}: {error}")]
             half = some.height // 2
             return in_halves(some[:half], inputs) + in_halves(some[half:], inputs)
 
@@ -119,13 +117,13 @@ def score_keys(scenario: Scenario, run: Run, shard: int, keys: pl.DataFrame) -> 
     return Scores(pl.concat([one.rows for one in halves]), pl.concat([one.keys for one in halves]))
 
 
-def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: float) -> ShardResult:
+def write(run: Run, shard: int, scores: Scores, seconds: float) -> ShardResult:
     """Write a shard's rows, the status of each key and, last, the result of the shard."""
-    table = scenario.published_table(run.options)
+    table = run.scenario.published_table(run.options)
     rows = scores.rows.select(pl.col(c).cast(dtype) for c, dtype in table.schema.items())
     rows = run.signed(rows.sort(table.sort))
     data_file = write_data_file(run, run.table, f"{run.id}-{shard:04d}", rows)
-    run.store.put_frame(keys_path(run, shard), _with_types(scenario, scores.keys).sort(scenario.key))
+    run.store.put_frame(keys_path(run, shard), _with_types(run.scenario, scores.keys).sort(run.scenario.key))
     counts = dict(scores.keys.group_by("status").len().iter_rows())
     by_status: dict[str, Any] = {status: counts.get(status, 0) for status in STATUSES}
     result = ShardResult(
@@ -142,14 +140,14 @@ def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: flo
     return result
 
 
-def _failure(scenario: Scenario, run: Run, keys: pl.DataFrame, reason: str) -> Scores:
-    rows = pl.DataFrame(schema=dict(scenario.published_table(run.options).schema))
+def _failure(run: Run, keys: pl.DataFrame, reason: str) -> Scores:
+    rows = pl.DataFrame(schema=dict(run.scenario.published_table(run.options).schema))
     result = keys.with_columns(
         pl.lit("failed").alias("status"),
         pl.lit(None, pl.String).alias("rung"),
         pl.lit(reason[:500]).alias("reason"),
     )
-    return Scores(rows, _with_types(scenario, result))
+    return Scores(rows, _with_types(run.scenario, result))
 
 
 def _with_types(scenario: Scenario, keys: pl.DataFrame) -> pl.DataFrame:

@@ -8,7 +8,7 @@ import polars as pl
 from prefect import task
 
 from models.moments import time_text
-from models.scenario import ReportsGaps, Scenario
+from models.scenario import ReportsGaps
 from tasks.scoring.runs import Run, RunError, read_context
 
 STATUSES = ("scored", "fallback", "skipped", "failed")
@@ -87,36 +87,36 @@ def name_of_shards(stem: str) -> Callable[..., str]:
 
 
 @task(name="plan-shards")
-def plan(scenario: Scenario, run: Run) -> dict[int, int]:
+def plan(run: Run) -> dict[int, int]:
     """Number of requested keys per shard; the keys are written to a file of the run."""
-    keys = scenario.requested_keys(run.tables(scenario), run.as_of, run.options).collect(engine="streaming")
+    keys = run.scenario.requested_keys(run.tables(), run.as_of, run.options).collect(engine="streaming")
     if keys.is_empty():
         raise RunError(
-            f"{scenario.name}: there are no keys to score as of {time_text(run.as_of)}. "
+            f"{run.scenario.name}: there are no keys to score as of {time_text(run.as_of)}. "
             "Expected recent rows; ingest newer data or give another --as-of."
         )
-    keys = keys.select(*scenario.key, "shard").sort("shard", *scenario.key)
+    keys = keys.select(*run.scenario.key, "shard").sort("shard", *run.scenario.key)
     run.store.put_frame(requested_path(run), keys)
     return dict(keys.group_by("shard").len().sort("shard").iter_rows())
 
 
 @task(name="find-gaps")
-def find_gaps(scenario: Scenario, run: Run) -> None:
+def find_gaps(run: Run) -> None:
     """Write the missing inputs of the requested keys to a file of the run, which has begun and is planned."""
     gaps = pl.DataFrame()
-    if isinstance(scenario, ReportsGaps):
+    if isinstance(run.scenario, ReportsGaps):
         keys, context = read_frame(run, requested_path(run)), read_context(run.store, run.folder)
-        gaps = scenario.gaps(run.tables(scenario), context, keys, run.as_of, run.options)
+        gaps = run.scenario.gaps(run.tables(), context, keys, run.as_of, run.options)
     run.store.put_frame(gaps_path(run), gaps)
 
 
 @task(name="reconcile")
-def reconcile(scenario: Scenario, run: Run, results: Sequence[ShardResult]) -> dict[str, int]:
+def reconcile(run: Run, results: Sequence[ShardResult]) -> dict[str, int]:
     """Counts of the keys over all shards, after checking that every requested key is in exactly one result.
 
     Raises `RunError`, which names keys that are missing, counted twice or not requested.
     """
-    names = list(scenario.key)
+    names = list(run.scenario.key)
     requested_keys = read_frame(run, requested_path(run))
     keys = pl.concat([read_frame(run, keys_path(run, o.shard)) for o in results])
     lost_keys = requested_keys.join(keys, on=names, how="anti")
@@ -133,7 +133,7 @@ def reconcile(scenario: Scenario, run: Run, results: Sequence[ShardResult]) -> d
         faults.append(f"the shard results count {counts}, the keys themselves {by_key}")
     if faults:
         raise RunError(
-            f"{scenario.name}: run {run.id} does not account for every key: {'; '.join(faults)}. "
+            f"{run.scenario.name}: run {run.id} does not account for every key: {'; '.join(faults)}. "
             f"Nothing was published. Delete {run.store.uri_of(run.folder)} and run again."
         )
     return {"requested": requested_keys.height, **counts}

@@ -22,7 +22,6 @@ from prefect.logging.handlers import APILogWorker
 
 from tasks.scoring.runs import Run
 from tasks.scoring.shards import ShardResult
-from tasks.storage.layout import Layout
 
 LIMIT_SECONDS = 1800.0
 """A task counts as stuck after this time if no earlier duration is known. At scale, the longest tasks take minutes."""
@@ -37,7 +36,7 @@ def limit_seconds(run: Run, override: float | None = None) -> float:
     """
     if override:
         return override
-    longest = (run.store.get_json(Layout(run.scenario).pace) or {}).get(run.flow)
+    longest = (run.store.get_json(run.layout.pace) or {}).get(run.flow)
     return LIMIT_SECONDS if longest is None else max(_FLOOR_SECONDS, _TIMES_THE_LONGEST * longest)
 
 
@@ -46,7 +45,7 @@ def step_limit_seconds(run: Run, step: str) -> float:
 
     It is at least half an hour, and infinite if nothing is known: then the limit of the flow holds.
     """
-    longest = (run.store.get_json(Layout(run.scenario).pace) or {}).get(f"{run.flow} {step}", math.inf)
+    longest = (run.store.get_json(run.layout.pace) or {}).get(f"{run.flow} {step}", math.inf)
     return max(LIMIT_SECONDS, _TIMES_THE_LONGEST * longest)
 
 
@@ -62,10 +61,10 @@ def remember_step(run: Run, step: str, seconds: float) -> None:
 
 def _remember(run: Run, what: str, seconds: float) -> None:
     """Store a duration in seconds if it exceeds the stored one or is less than half of it."""
-    paces = run.store.get_json(Layout(run.scenario).pace) or {}
+    paces = run.store.get_json(run.layout.pace) or {}
     before = paces.get(what, 0.0)
     if seconds and not before / 2 < seconds <= before:
-        run.store.put_json(Layout(run.scenario).pace, paces | {what: seconds})
+        run.store.put_json(run.layout.pace, paces | {what: seconds})
 
 
 @contextmanager

@@ -16,11 +16,10 @@ from prefect.logging import get_run_logger
 from pydantic import SecretStr
 from sqlalchemy.schema import CreateIndex, CreateSchema, CreateTable
 
-from models.scenario import AsOf, DerivesTables, Scenario
+from models.scenario import AsOf, DerivesTables
 from tasks.registry import ledger
 from tasks.scoring.runs import Run
 from tasks.sql.databases import SCHEMA, Database, SqlError, transaction
-from tasks.storage.layout import Layout
 
 _ROWS = 200_000
 """The number of rows in memory at a time."""
@@ -35,7 +34,7 @@ _TYPES: dict[type[pl.DataType], Any] = {
 
 
 @task(name="publish-sql", cache_policy=NO_CACHE)
-def publish_sql(scenario: Scenario, run: Run, url: SecretStr) -> dict[str, int]:
+def publish_sql(run: Run, url: SecretStr) -> dict[str, int]:
     """Copy the newest published rows of the run's `as_of` to the database; return the number of rows by table.
 
     Existing rows of the `as_of` are replaced, together with those of the derived tables, in one transaction: readers
@@ -44,8 +43,8 @@ def publish_sql(scenario: Scenario, run: Run, url: SecretStr) -> dict[str, int]:
     because the database was down, are copied as well, but none before the first one in the database. Raises `SqlError`;
     rows in the store stay published.
     """
-    tables = scenario.derived_tables if isinstance(scenario, DerivesTables) else ()
-    names = list(dict.fromkeys([run.table, *(Layout(run.scenario).table(name) for name in tables)]))
+    tables = run.scenario.derived_tables if isinstance(run.scenario, DerivesTables) else ()
+    names = list(dict.fromkeys([run.table, *(run.layout.table(name) for name in tables)]))
     counts: dict[str, int] = {}
     for as_of in [*_behind(run, url), run.as_of]:
         counts = _bring(run, url, as_of, names)
@@ -58,13 +57,13 @@ def _behind(run: Run, url: SecretStr) -> list[AsOf]:
     entries = ledger.rows(run.store)
     if entries is None:
         return []
-    mine = entries.filter(scenario=run.scenario, flow=run.flow).sort("ended")
+    mine = entries.filter(scenario=run.scenario.name, flow=run.flow).sort("ended")
     run_ids = {row["as_of"]: row["run_id"] for row in mine.select("as_of", "run_id").collect().to_dicts()}
     table = _publications()
     with transaction(url) as database:
         if not database.columns(table):
             return []
-        where = (table.c.scenario == run.scenario) & (table.c.flow == run.flow)
+        where = (table.c.scenario == run.scenario.name) & (table.c.flow == run.flow)
         there = dict(
             tuple(row) for row in database.run(sa.select(table.c.as_of, table.c.run_id).where(where))
         )
@@ -75,7 +74,7 @@ def _behind(run: Run, url: SecretStr) -> list[AsOf]:
 
 
 def _bring(run: Run, url: SecretStr, as_of: AsOf, names: Iterable[str]) -> dict[str, int]:
-    entry = ledger.last(run.store, run.scenario, run.flow, as_of)
+    entry = ledger.last(run.store, run.scenario.name, run.flow, as_of)
     counts = {}
     with transaction(url) as database:
         if not database.has_schema():
@@ -99,7 +98,7 @@ def _bring(run: Run, url: SecretStr, as_of: AsOf, names: Iterable[str]) -> dict[
 def _record(database: Database, run: Run, as_of: AsOf, run_id: str, rows: int) -> None:
     table = _publications()
     _prepare(database, table)
-    key = {"scenario": run.scenario, "flow": run.flow, "as_of": as_of.isoformat()}
+    key = {"scenario": run.scenario.name, "flow": run.flow, "as_of": as_of.isoformat()}
     database.run(sa.delete(table).where(*(table.c[name] == value for name, value in key.items())))
     values = {**key, "run_id": run_id, "rows": rows, "written": datetime.now(UTC)}
     database.run(sa.insert(table).values(**values))

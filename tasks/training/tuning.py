@@ -53,7 +53,7 @@ def resolve_study(
     current = defaults if champion is None else bundles.manifest(store, scenario.name, champion)["options"]
     base = {name: value for name, value in current.items() if name not in left_out}
     options = base | {"search_seed": seed, "at_once": at_once}
-    return Run(scenario.name, "tune", store, time, versions, options)
+    return Run(scenario, "tune", store, time, versions, options)
 
 
 def with_tuned(
@@ -82,27 +82,27 @@ def base_of(run: Run) -> dict[str, Any]:
     return {name: value for name, value in run.options.items() if name not in _OF_SEARCH}
 
 
-def incumbent(scenario: Scenario, run: Run) -> dict[str, Any]:
+def incumbent(run: Run) -> dict[str, Any]:
     """The hyperparameters that a training would use now: those of a tuned champion, else the defaults."""
-    search = search_of(scenario)
-    options, _ = with_tuned(scenario, run.store, base_of(run))
+    search = search_of(run.scenario)
+    options, _ = with_tuned(run.scenario, run.store, base_of(run))
     return of_options(search.space, search.defaults(options))
 
 
 @task(name="prepare-study", task_run_name=name_of_shards("prepare-study"), retries=1, retry_delay_seconds=1)
-def prepare_study(scenario: Scenario, run: Run, shards: Sequence[int]) -> list[str]:
+def prepare_study(run: Run, shards: Sequence[int]) -> list[str]:
     """Write the training parts of shards for all trials; return the names of the parts. Finished parts are kept."""
-    prepare = search_of(scenario).prepare
-    return [name for shard in shards for name in write_parts(scenario, run, shard, prepare)]
+    prepare = search_of(run.scenario).prepare
+    return [name for shard in shards for name in write_parts(run, shard, prepare)]
 
 
 @task(name="find-folds")
-def find_folds(scenario: Scenario, run: Run, names: Sequence[str]) -> list[str]:
+def find_folds(run: Run, names: Sequence[str]) -> list[str]:
     """The names of the folds; the last one judges. Raises `TuningError` if there are fewer than two."""
-    folds = search_of(scenario).folds(parts_of(run, names), run.as_of, base_of(run)) if names else []
+    folds = search_of(run.scenario).folds(parts_of(run, names), run.as_of, base_of(run)) if names else []
     if len(folds) < 2:
         raise TuningError(
-            f"{run.store.uri}: up to {run.as_of} there is too little history of {run.scenario} to tune on: "
+            f"{run.store.uri}: up to {run.as_of} there is too little history of {run.scenario.name} to tune on: "
             f"{len(folds)} fold{'' if len(folds) == 1 else 's'}. Expected at least two, one to search by and one to "
             "judge. Ingest more history, or give a later --as-of."
         )
@@ -111,7 +111,6 @@ def find_folds(scenario: Scenario, run: Run, names: Sequence[str]) -> list[str]:
 
 @task(name="try-out", task_run_name="try-out-{number}")
 def try_out(
-    scenario: Scenario,
     run: Run,
     names: Sequence[str],
     number: int,
@@ -133,7 +132,7 @@ def try_out(
     losses: list[float] = []
     context = read_context(run.store, run.folder)
     options = base_of(run) | dict(values) | {"threads": 1}
-    fold_losses = search_of(scenario).losses(parts_of(run, names), context, run.as_of, options)
+    fold_losses = search_of(run.scenario).losses(parts_of(run, names), context, run.as_of, options)
     state = COMPLETE
     for _ in range(folds):
         if until is not None and time.time() > until:

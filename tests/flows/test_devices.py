@@ -275,7 +275,7 @@ def test_a_dry_run_publishes_none_of_the_hours(missed, devices):
 # killed, late and raced
 
 
-@pytest.mark.parametrize("step", ["derive", "_record"])
+@pytest.mark.parametrize("step", ["derive", "enter"])
 def test_a_run_that_ends_after_its_commit_is_made_up_for_and_loses_no_alarm(
     missed, caught_up, devices, command, step
 ):

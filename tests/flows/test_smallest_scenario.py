@@ -30,10 +30,10 @@ def test_it_is_ingested_trained_scored_and_published_with_a_page(store):
     challenger, verdict = steps.train(store, scenario=MEANS)
     assert (verdict.promoted, challenger.bundle) == (True, 1)
     run = steps.resolve(store, scenario=MEANS)
-    shards = steps.outcomes(run, MEANS)
-    publication = steps.commit(run, shards, MEANS)
+    shards = steps.outcomes(run)
+    publication = steps.commit(run, shards)
     rows = store.scan("means/means").sort("name").collect()
     assert rows["mean"].to_list() == pytest.approx([name + 0.15 for name in range(12)])
     assert not publication.already
-    address = write_page.fn(MEANS, run, shards, complete.fn(MEANS, run, shards))
+    address = write_page.fn(run, shards, complete.fn(run, shards))
     assert "Means: means" in Path(address.removeprefix("file://")).read_text()

@@ -55,10 +55,10 @@ def watch(
 ) -> pl.DataFrame:
     """The lines published for an `as_of`; announces them where that is due."""
     run = drift.resolve_watching.fn(scenario, store, as_of, Rule())
-    shards = drift.watched_shards(steps.plan.fn(scenario, run), keys)
+    shards = drift.watched_shards(steps.plan.fn(run), keys)
     for shard in shards:
-        drift.watch_shards.fn(scenario, run, [shard])
-    lines = drift.measure_drift.fn(scenario, run, shards, Rule())
+        drift.watch_shards.fn(run, [shard])
+    lines = drift.measure_drift.fn(run, shards, Rule())
     if drift.publish_drift.fn(run, lines, cooldown_days):
         drift.announce_drift.fn(run, lines)
     return store.scan("toy/drift").filter(pl.col("as_of") == run.as_of).collect().sort("rank")
@@ -149,7 +149,7 @@ def test_the_page_of_a_run_shows_what_has_drifted(trained):
     steps.score(trained)
     run = steps.resolve(trained)
     results = steps.outcomes(run)
-    page = Path(write_page.fn(TOY, run, results, complete.fn(TOY, run, results))).read_text()
+    page = Path(write_page.fn(run, results, complete.fn(run, results))).read_text()
     assert "Different from the training: <strong>value</strong>" in page
 
 
@@ -189,7 +189,7 @@ def test_beside_what_drifted_it_is_told_how_good_the_bundle_was_before_and_since
     for number in (-3, -2, 2, 3):
         steps.score(trained, as_of=day(number), bundle=1)
     judging = due.resolve_judging.fn(TOY, trained, None, None, 100)
-    verdicts = [one for group in judging.groups for one in ground_truth.judge.fn(TOY, judging.run, group)]
+    verdicts = [one for group in judging.groups for one in ground_truth.judge.fn(judging.run, group)]
     ground_truth.remember_judgements.fn(judging, verdicts)
     (accuracy,) = drift.accuracy_since.fn(drift.resolve_watching.fn(TOY, trained, day(5), Rule()))
     values = trained.scan("toy/values").collect()

@@ -30,9 +30,9 @@ def resolve(store, since=None, until=None, at_most=100, scenario: Scenario = TOY
 
 
 def finish(judging, scenario: Scenario = TOY) -> Publication:
-    verdicts = [one for group in judging.groups for one in judge.fn(scenario, judging.run, group)]
+    verdicts = [one for group in judging.groups for one in judge.fn(judging.run, group)]
     publication = ground_truth.publish_judgements.fn(judging.run, verdicts)
-    measure_judgements.fn(scenario, judging.run, judging.targets, publication.version)
+    measure_judgements.fn(judging.run, judging.targets, publication.version)
     ground_truth.remember_judgements.fn(judging, verdicts)
     return publication
 
@@ -121,7 +121,7 @@ def test_evaluated_twice_gives_the_same_rows_in_the_same_version(scored):
 
 def test_a_run_that_was_stopped_judges_what_is_missing_when_it_is_started_again(scored, monkeypatch):
     judging = resolve(scored)
-    judge.fn(TOY, judging.run, judging.groups[0])
+    judge.fn(judging.run, judging.groups[0])
     as_ofs_read = []
 
     def noted(self, published, tables, until, options):
@@ -141,7 +141,7 @@ def test_a_run_that_was_stopped_judges_what_is_missing_when_it_is_started_again(
 
 def test_a_run_that_was_stopped_before_it_was_remembered_publishes_nothing_twice(scored):
     judging = resolve(scored)
-    verdicts = [one for group in judging.groups for one in judge.fn(TOY, judging.run, group)]
+    verdicts = [one for group in judging.groups for one in judge.fn(judging.run, group)]
     first = ground_truth.publish_judgements.fn(judging.run, verdicts)
     assert judged_so_far(scored, "toy") is None
     again = evaluate(scored)
@@ -237,7 +237,7 @@ def test_the_page_of_the_next_run_shows_it(scored):
     control_points.fn(TOY, scored)
     run = steps.resolve(scored)
     results = steps.outcomes(run)
-    page = write_page.fn(TOY, run, results, complete.fn(TOY, run, results))
+    page = write_page.fn(run, results, complete.fn(run, results))
     assert "Accuracy so far" in Path(page).read_text()
 
 

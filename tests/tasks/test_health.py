@@ -92,8 +92,8 @@ def test_alarms_are_counted_by_the_day_over_the_runs_of_the_last_week(store):
     steps.train(store, date(2024, 1, 1), scenario)
     for day in (1, 9, 10):
         run = steps.resolve(store, date(2024, 1, day), scenario=scenario)
-        steps.commit(run, steps.outcomes(run, scenario), scenario)
-        derive.fn(scenario, run)
+        steps.commit(run, steps.outcomes(run))
+        derive.fn(run)
     status = health(scenario, store, AFTER)
     assert status.alarms_per_day == 2.0
     assert "; 2.0 alarms a day; quarantine 0.0%" in str(status)

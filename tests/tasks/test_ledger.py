@@ -8,7 +8,6 @@ from tasks.registry import ledger
 from tasks.scoring.shards import reconcile
 from tasks.storage.store import Store
 from tests import steps
-from tests.toy import TOY
 
 pytestmark = pytest.mark.usefixtures("without_run_logger")
 
@@ -62,7 +61,7 @@ def test_a_run_that_was_stopped_between_its_commit_and_the_ledger_is_entered_by_
     steps.train(store)
     run = steps.resolve(store)
     outcomes = steps.outcomes(run)
-    counts = reconcile.fn(TOY, run, outcomes)
+    counts = reconcile.fn(run, outcomes)
     steps.commit(run, outcomes)
     assert all_rows(store).height == 1
     store.files.delete(store.names("ledger"))

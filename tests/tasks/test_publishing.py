@@ -32,7 +32,7 @@ def trained(store) -> Store:
 
 
 def commit(run, outcomes, scenario=TOY):
-    return publish.fn(scenario, run, complete.fn(scenario, run, outcomes))
+    return publish.fn(run, complete.fn(run, outcomes))
 
 
 def without_run(frame: pl.DataFrame) -> pl.DataFrame:
@@ -44,7 +44,7 @@ def without_run(frame: pl.DataFrame) -> pl.DataFrame:
 
 def test_readers_see_nothing_before_the_commit_and_everything_after_it(trained):
     run = steps.resolve(trained)
-    shards = list(plan.fn(TOY, run))
+    shards = list(plan.fn(run))
     for shard in shards:
         steps.outcome(run, shard)
         assert trained.version(TABLE) is None

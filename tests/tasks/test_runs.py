@@ -32,7 +32,7 @@ DAYS = [date(2024, 1, 1) + timedelta(days=n) for n in range(6)]
 
 def a_run(**changes) -> Run:
     facts = {
-        "scenario": "toy", "flow": "score", "store": Store("s"), "as_of": DAYS[2], "versions": {"values": 3, "extras": 0},
+        "scenario": TOY, "flow": "score", "store": Store("s"), "as_of": DAYS[2], "versions": {"values": 3, "extras": 0},
         "options": {"a": 1, "b": [0.05, 0.5]}, "output": "doubled", "bundle": 1,
     }  # fmt: skip
     return Run(**facts | changes)
@@ -44,7 +44,7 @@ def a_run(**changes) -> Run:
 @pytest.mark.parametrize(
     "change",
     [
-        {"scenario": "sales"},
+        {"scenario": replace(TOY, name="sales")},
         {"flow": "rescore"},
         {"as_of": DAYS[3]},
         {"as_of": datetime(2024, 1, 3, tzinfo=UTC)},
@@ -125,7 +125,7 @@ def test_what_a_run_begins_with_is_kept_when_it_is_started_again(store):
     steps.train(store)
     run = steps.resolve(store)
     files = {name: store.get(name) for name in store.names(run.folder)}
-    begin.fn(TOY, replace(run, started=run.started + timedelta(hours=1)))
+    begin.fn(replace(run, started=run.started + timedelta(hours=1)))
     assert {name: store.get(name) for name in store.names(run.folder)} == files
     assert first_start(replace(run, started=datetime(2030, 1, 1, tzinfo=UTC))) == run.started
 
@@ -144,10 +144,10 @@ def test_the_context_is_that_of_the_runs_versions_and_day(store):
 def test_a_worker_with_other_code_than_its_drivers_says_so(store, monkeypatch):
     steps.put(store)
     run = resolve_training.fn(TOY, store, None, {})
-    begin.fn(TOY, run)
+    begin.fn(run)
     monkeypatch.setattr(runs, "code_version", lambda: "another")
     with pytest.raises(RunError, match=r"no run has begun there\. Expected the same version of Almanac"):
-        prepare_shards.fn(TOY, replace(run, notes=("as unpickled",)), [0])
+        prepare_shards.fn(replace(run, notes=("as unpickled",)), [0])
 
 
 # resolving
@@ -196,7 +196,7 @@ def test_a_run_has_the_notes_on_its_context(trained):
         def context_notes(self, tables, context, as_of):
             return [f"{context['count']['names'][0]} names up to {as_of}"]
 
-    run = with_context_notes(Noting(), steps.resolve(trained, DAYS[1]))
+    run = with_context_notes(replace(steps.resolve(trained, DAYS[1]), scenario=Noting()))
     (note,) = run.notes
     assert note == f"{values()['name'].n_unique()} names up to {DAYS[1]}"
 
@@ -273,10 +273,10 @@ def test_a_shard_sees_only_its_own_rows_and_small_tables_whole(trained):
     steps.read(trained, "extras", str(trained.uri) + "/../values.parquet", TOY)
     run = steps.resolve(trained)
     for shard in range(4):
-        tables = run.tables(TOY, shard)
+        tables = run.tables(shard)
         assert tables["values"].select(pl.col("shard").unique()).collect()["shard"].to_list() == [shard]
         assert tables["extras"].collect().height == 36
-    assert run.tables(TOY)["values"].collect().height == 36
+    assert run.tables()["values"].collect().height == 36
 
 
 class Later(Toy):

@@ -23,7 +23,7 @@ from tasks.scoring.shards import (
 from tasks.storage.faults import StoreError
 from tasks.storage.store import Store
 from tests import steps
-from tests.toy import TOY, Toy, values
+from tests.toy import Toy, values
 
 pytestmark = pytest.mark.usefixtures("without_run_logger")
 
@@ -56,7 +56,7 @@ def rows_of(run, outcomes) -> pl.DataFrame:
 
 def test_the_plan_has_every_key_once_in_the_shard_that_its_rows_are_in(trained):
     run = steps.resolve(trained)
-    counts = plan.fn(TOY, run)
+    counts = plan.fn(run)
     requested = read_frame(run, requested_path(run))
     keys = trained.scan("toy/values").select("name", "shard").unique().collect()
     assert_frame_equal(requested.sort("name"), keys.sort("name"))
@@ -74,15 +74,15 @@ def test_a_run_without_a_key_cannot_begin(store):
     steps.train(store)
     run = steps.resolve(store)
     with pytest.raises(RunError, match=r"no keys to score as of 2024-01-03.*--as-of"):
-        plan.fn(Nobody(), run)
+        plan.fn(replace(run, scenario=Nobody()))
 
 
 def test_what_the_inputs_lack_is_kept_with_the_run(store):
     steps.put(store, values().filter((pl.col("name") != "n05") | (pl.col("at").dt.day() < 3)))
     steps.train(store)
     run = steps.resolve(store)
-    plan.fn(TOY, run)
-    find_gaps.fn(TOY, run)
+    plan.fn(run)
+    find_gaps.fn(run)
     assert run.store.get_frame(run.path("gaps.parquet"))["name"].to_list() == ["n05"]
 
 
@@ -92,7 +92,7 @@ def test_what_the_inputs_lack_is_kept_with_the_run(store):
 def test_every_key_of_every_shard_has_one_outcome_and_the_counts_add_up(trained):
     run = steps.resolve(trained)
     outcomes = steps.outcomes(run)
-    counts = reconcile.fn(TOY, run, outcomes)
+    counts = reconcile.fn(run, outcomes)
     assert counts == {"requested": 12, "scored": 10, "fallback": 1, "skipped": 1, "failed": 0}
     assert sum(one.rows for one in outcomes) == 11
     assert all(one.requested == one.scored + one.fallback + one.skipped + one.failed for one in outcomes)
@@ -132,7 +132,7 @@ def test_keys_that_raise_fail_alone_and_the_others_are_as_without_them(trained):
     expected = rows_of(clean, steps.outcomes(clean))
     run = steps.resolve(trained, raises=["n03", "n07"])
     outcomes = steps.outcomes(run)
-    counts = reconcile.fn(TOY, run, outcomes)
+    counts = reconcile.fn(run, outcomes)
     assert counts == {"requested": 12, "scored": 8, "fallback": 1, "skipped": 1, "failed": 2}
     failed = told(run).filter(status="failed")
     assert failed["name"].to_list() == ["n03", "n07"]
@@ -151,7 +151,7 @@ def test_a_key_on_which_polars_panics_fails_alone(trained, monkeypatch):
 
     monkeypatch.setattr(Toy, "score", score)
     run = steps.resolve(trained)
-    assert reconcile.fn(TOY, run, steps.outcomes(run))["failed"] == 1
+    assert reconcile.fn(run, steps.outcomes(run))["failed"] == 1
     assert told(run).filter(status="failed")["reason"].to_list() == ["PanicException: index out of bounds"]
 
 
@@ -159,9 +159,9 @@ def test_a_key_on_which_polars_panics_fails_alone(trained, monkeypatch):
 @given(st.sets(st.sampled_from([f"n{n:02d}" for n in range(12)])))
 def test_whichever_keys_raise_exactly_those_fail(trained, raising):
     run = steps.resolve(trained)
-    plan.fn(TOY, run)
+    plan.fn(run)
     keys = read_frame(run, requested_path(run)).filter(shard=0).drop("shard")
-    scores = score_keys(TOY, the_same_run(run, raises=sorted(raising)), 0, keys)
+    scores = score_keys(the_same_run(run, raises=sorted(raising)), 0, keys)
     assert set(scores.keys.filter(status="failed")["name"]) == raising & set(keys["name"])
     assert sorted(scores.keys["name"]) == sorted(keys["name"])
     assert not set(scores.rows["name"]) & raising
@@ -177,7 +177,7 @@ def the_same_run(run, **options):
 def test_all_keys_of_a_shard_can_fail(trained):
     run = steps.resolve(trained, raises=[f"n{n:02d}" for n in range(12)])
     outcomes = steps.outcomes(run)
-    assert reconcile.fn(TOY, run, outcomes)["failed"] == 12
+    assert reconcile.fn(run, outcomes)["failed"] == 12
     assert {one.path for one in outcomes} == {""}
 
 
@@ -188,7 +188,7 @@ def test_a_shard_with_failed_keys_is_scored_again_by_the_next_start(trained):
     files = {name: trained.get(name) for name in trained.names(run.table)}
     again = steps.outcomes(run)
     assert [one.reused for one in again] == [one.failed == 0 for one in first]
-    assert reconcile.fn(TOY, run, again) == {
+    assert reconcile.fn(run, again) == {
         "requested": 12, "scored": 10, "fallback": 1, "skipped": 1, "failed": 0
     }  # fmt: skip
     assert {name: trained.get(name) for name in files} == files
@@ -197,7 +197,7 @@ def test_a_shard_with_failed_keys_is_scored_again_by_the_next_start(trained):
 @pytest.mark.parametrize("error", [OSError("503 Server Busy"), MemoryError(), StoreError("timed out")])
 def test_an_error_of_storage_or_memory_is_the_shards_and_no_key_fails(trained, monkeypatch, error):
     run = steps.resolve(trained)
-    plan.fn(TOY, run)
+    plan.fn(run)
     keys = read_frame(run, requested_path(run)).filter(shard=0).drop("shard")
 
     def score(*arguments):
@@ -205,12 +205,12 @@ def test_an_error_of_storage_or_memory_is_the_shards_and_no_key_fails(trained, m
 
     monkeypatch.setattr(Toy, "score", score)
     with pytest.raises(type(error)):
-        score_keys(TOY, run, 0, keys)
+        score_keys(run, 0, keys)
 
 
 def test_inputs_that_cannot_be_read_are_the_shards_error_whatever_scoring_makes_of_it(trained, monkeypatch):
     run = steps.resolve(trained)
-    plan.fn(TOY, run)
+    plan.fn(run)
     keys = read_frame(run, requested_path(run)).filter(shard=0).drop("shard")
 
     def unreadable(self, scenario, shard=None):
@@ -222,7 +222,7 @@ def test_inputs_that_cannot_be_read_are_the_shards_error_whatever_scoring_makes_
     monkeypatch.setattr(type(run), "tables", unreadable)
     monkeypatch.setattr(Toy, "score", score)
     with pytest.raises((OSError, pl.exceptions.ComputeError)):
-        score_keys(TOY, run, 0, keys)
+        score_keys(run, 0, keys)
 
 
 def test_a_bundle_is_read_once_per_process(trained, monkeypatch):
@@ -247,13 +247,13 @@ def test_a_key_that_is_in_no_outcome_is_named(scored):
     keys = read_frame(run, keys_path(run, 0))
     run.store.put_frame(keys_path(run, 0), keys[1:])
     with pytest.raises(RunError, match=rf"1 missing, e\.g\. {keys['name'][0]}.*Nothing was published"):
-        reconcile.fn(TOY, run, outcomes)
+        reconcile.fn(run, outcomes)
 
 
 def test_a_whole_shard_that_is_missing_is_named(scored):
     run, outcomes = scored
     with pytest.raises(RunError, match=rf"{outcomes[2].requested} missing, e\.g\. n"):
-        reconcile.fn(TOY, run, [one for one in outcomes if one.shard != 2])
+        reconcile.fn(run, [one for one in outcomes if one.shard != 2])
 
 
 def test_a_key_that_is_in_two_outcomes_is_named(scored):
@@ -261,7 +261,7 @@ def test_a_key_that_is_in_two_outcomes_is_named(scored):
     twice = read_frame(run, keys_path(run, 1)).head(1)
     run.store.put_frame(keys_path(run, 0), read_frame(run, keys_path(run, 0)).vstack(twice))
     with pytest.raises(RunError, match=rf"1 counted twice, e\.g\. {twice['name'][0]}"):
-        reconcile.fn(TOY, run, outcomes)
+        reconcile.fn(run, outcomes)
 
 
 def test_a_key_that_nobody_asked_for_is_named(scored):
@@ -270,20 +270,20 @@ def test_a_key_that_nobody_asked_for_is_named(scored):
     stranger = keys.head(1).with_columns(name=pl.lit("stranger"))
     run.store.put_frame(keys_path(run, 0), keys.vstack(stranger))
     with pytest.raises(RunError, match=r"1 not requested, e\.g\. stranger"):
-        reconcile.fn(TOY, run, outcomes)
+        reconcile.fn(run, outcomes)
 
 
 def test_counts_that_do_not_match_the_keys_are_named(scored):
     run, outcomes = scored
     outcomes[0] = replace(outcomes[0], scored=outcomes[0].scored - 1, failed=outcomes[0].failed + 1)
     with pytest.raises(RunError, match="shard results count"):
-        reconcile.fn(TOY, run, outcomes)
+        reconcile.fn(run, outcomes)
 
 
 def test_at_most_five_keys_are_named_and_all_are_counted(scored):
     run, outcomes = scored
     with pytest.raises(RunError) as caught:
-        reconcile.fn(TOY, run, outcomes[:1])
+        reconcile.fn(run, outcomes[:1])
     assert f"{12 - outcomes[0].requested} missing" in str(caught.value)
     assert str(caught.value).count(", n") == 4
 
@@ -296,7 +296,7 @@ def test_a_scenario_that_forgets_a_key_is_found_out(trained):
 
     run = steps.resolve(trained, scenario=Forgetful())
     with pytest.raises(RunError, match=r"1 missing, e\.g\. n04"):
-        reconcile.fn(Forgetful(), run, steps.outcomes(run, Forgetful()))
+        reconcile.fn(run, steps.outcomes(run))
 
 
 @pytest.mark.parametrize("lost", ["requested.parquet", "shards/0000.parquet"])
@@ -304,4 +304,4 @@ def test_a_file_of_the_run_that_is_missing_is_named(scored, lost):
     run, outcomes = scored
     run.store.files.delete(run.path(lost))
     with pytest.raises(RunError, match=rf"{lost} is missing.*Delete"):
-        reconcile.fn(TOY, run, outcomes)
+        reconcile.fn(run, outcomes)

@@ -50,7 +50,7 @@ def scored(store) -> Store:
 
 
 def bring(store: Store, url: str, as_of=None, scenario=TOY) -> dict[str, int]:
-    return publish_sql.fn(scenario, steps.resolve(store, as_of, scenario=scenario), SecretStr(url))
+    return publish_sql.fn(steps.resolve(store, as_of, scenario=scenario), SecretStr(url))
 
 
 def in_the_store(store: Store, *days: int) -> list[tuple]:
@@ -104,7 +104,7 @@ def test_what_the_store_has_counts_and_not_the_run_that_comes_last(postgres, sco
     steps.put(scored, values().with_columns(pl.col("value") + 100))
     steps.score(scored)
     bring(scored, postgres.url)
-    publish_sql.fn(TOY, older, SecretStr(postgres.url))
+    publish_sql.fn(older, SecretStr(postgres.url))
     assert in_sql(postgres) == in_the_store(scored, 3)
     assert min(row[1] for row in in_sql(postgres)) > 200
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import date, timedelta
 
 import polars as pl
@@ -21,9 +22,9 @@ def run(store):
     """A training run on three days of values, with its parts prepared."""
     steps.put(store)
     training = resolve_training.fn(TOY, store, None, {"loss": 1.0})
-    begin.fn(TOY, training)
-    for shard in plan.fn(TOY, training):
-        assert prepare_shards.fn(TOY, training, [shard]) == ["last"]
+    begin.fn(training)
+    for shard in plan.fn(training):
+        assert prepare_shards.fn(training, [shard]) == ["last"]
     return training
 
 
@@ -42,14 +43,14 @@ def test_a_part_is_prepared_once(run, monkeypatch):
         raise AssertionError("it was prepared again")
 
     monkeypatch.setattr(Toy, "prepare_shard", unexpected)
-    assert prepare_shards.fn(TOY, run, [0]) == ["last"]
+    assert prepare_shards.fn(run, [0]) == ["last"]
 
 
 def test_a_part_knows_nothing_after_its_day(store):
     steps.put(store)
     training = resolve_training.fn(TOY, store, DAYS[1], {})
-    begin.fn(TOY, training)
-    prepare_shards.fn(TOY, training, [0])
+    begin.fn(training)
+    prepare_shards.fn(training, [0])
     assert store.get_frame(training.path("parts/last/0000.parquet"))["at"].max() == DAYS[1]
 
 
@@ -58,20 +59,20 @@ def test_keys_that_ended_are_learnt_from_where_no_key_of_their_shard_is_scored_a
         def requested_keys(self, tables, as_of, options):
             return super().requested_keys(tables, as_of, options).filter(pl.col("name") == "n00")
 
-    assert len(plan.fn(Ended(), run)) == 1
-    assert sum(training_shards.fn(Ended(), run).values()) == 12
+    assert len(plan.fn(replace(run, scenario=Ended()))) == 1
+    assert sum(training_shards.fn(replace(run, scenario=Ended())).values()) == 12
 
 
 def test_a_training_without_anything_to_train_on_is_refused(run):
     with pytest.raises(RunError, match="no shard has any rows to train on as of 2024-01-03"):
-        fit.fn(TOY, run, [])
+        fit.fn(run, [])
 
 
 # the fit
 
 
 def test_a_fit_registers_a_bundle_with_what_it_was_trained_on(run):
-    challenger = fit.fn(TOY, run, ["last"])
+    challenger = fit.fn(run, ["last"])
     manifest = bundles.manifest(run.store, "toy", challenger.bundle)
     assert manifest["versions"] == {"values": 0}
     assert manifest["options"] == {"loss": 1.0}
@@ -83,15 +84,15 @@ def test_a_fit_registers_a_bundle_with_what_it_was_trained_on(run):
 
 
 def test_a_fit_that_is_started_again_leaves_one_bundle_and_one_backtest(run):
-    assert fit.fn(TOY, run, ["last"]) == fit.fn(TOY, run, ["last"])
+    assert fit.fn(run, ["last"]) == fit.fn(run, ["last"])
     assert bundles.events(run.store, "toy").height == 1
     assert run.store.scan("toy/backtests").collect().height == 12
 
 
 def test_a_fit_that_was_stopped_before_its_backtest_was_written_writes_it_when_started_again(run):
-    fit.fn(TOY, run, ["last"])
+    fit.fn(run, ["last"])
     run.store.files.delete(run.store.names("toy/backtests"))
-    fit.fn(TOY, run, ["last"])
+    fit.fn(run, ["last"])
     assert run.store.scan("toy/backtests").collect()["bundle"].unique().to_list() == [1]
 
 
@@ -201,7 +202,7 @@ def test_a_verdict_that_is_asked_for_again_is_the_same_and_leaves_no_second_even
     steps.put(store)
     challenger, first = steps.train(store)
     again = resolve_training.fn(TOY, store, None, {})
-    second = compare.fn(TOY, again, challenger, ["last"])
+    second = compare.fn(again, challenger, ["last"])
     assert (second.promoted, second.champion) == (first.promoted, first.champion)
     assert bundles.events(store, "toy").filter(event="promoted").height == 1
 

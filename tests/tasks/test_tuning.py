@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -29,13 +30,13 @@ def study(store):
     """The run of a study that has been prepared, and the names of its parts."""
     steps.put(store, values(days=5))
     run = resolve_study.fn(TOY, store, None, {}, 7, 4)
-    begin.fn(TOY, run)
-    return run, prepare_study.fn(TOY, run, list(plan.fn(TOY, run)))
+    begin.fn(run)
+    return run, prepare_study.fn(run, list(plan.fn(run)))
 
 
 def test_the_days_but_the_first_are_folds_and_one_is_too_few(store, study):
     run, names = study
-    assert find_folds.fn(TOY, run, names) == [f"2024-01-0{day}" for day in range(2, 6)]
+    assert find_folds.fn(run, names) == [f"2024-01-0{day}" for day in range(2, 6)]
     for fold_names in ([], ["one"]):
 
         class Short(Toy):
@@ -48,35 +49,38 @@ def test_the_days_but_the_first_are_folds_and_one_is_too_few(store, study):
                 return Found()
 
         with pytest.raises(TuningError, match=f"{len(fold_names)} fold.*Expected at least two"):
-            find_folds.fn(Short(), run, names)
+            find_folds.fn(replace(run, scenario=Short()), names)
 
 
 def test_a_trial_has_the_losses_of_its_folds_in_order(study):
-    tried = try_out.fn(TOY, *study, 0, FAR, 3, (), None)
+    tried = try_out.fn(*study, 0, FAR, 3, (), None)
     assert tried.state == COMPLETE
     assert tried.losses == pytest.approx([distance(FAR) + 0.01 * fold for fold in range(3)])
 
 
 def test_a_trial_is_given_up_where_its_bar_is_and_not_before_nor_at_the_last_fold(study):
     limit = distance(FAR) + 0.001
-    tried = try_out.fn(TOY, *study, 0, FAR, 3, (limit, limit, float("inf")), None)
+    tried = try_out.fn(*study, 0, FAR, 3, (limit, limit, float("inf")), None)
     assert (tried.state, len(tried.losses)) == (PRUNED, 2)
 
 
 def test_what_was_tried_is_not_tried_again_and_what_was_stopped_is(study):
-    stopped = try_out.fn(TOY, *study, 0, FAR, 3, (), time.time() - 1)
+    run, names = study
+    stopped = try_out.fn(run, names, 0, FAR, 3, (), time.time() - 1)
     assert (stopped.state, stopped.losses) == (STOPPED, ())
-    first = try_out.fn(TOY, *study, 1, FAR, 3, (), None)
+    first = try_out.fn(run, names, 1, FAR, 3, (), None)
 
     class Counted(Toy):
         @property
         def search(self):
             raise AssertionError("it was tried before")
 
-    assert try_out.fn(Counted(), *study, 2, FAR, 3, (), time.time() - 1) == first
+    assert try_out.fn(replace(run, scenario=Counted()), names, 2, FAR, 3, (), time.time() - 1) == first
 
 
 def test_a_fold_without_anything_to_measure_is_said(study):
+    run, names = study
+
     class Empty(Toy):
         @property
         def search(self):
@@ -87,7 +91,7 @@ def test_a_fold_without_anything_to_measure_is_said(study):
             return Nothing()
 
     with pytest.raises(TuningError, match="Fold 1 has nothing to measure"):
-        try_out.fn(Empty(), *study, 0, FAR, 3, (), None)
+        try_out.fn(replace(run, scenario=Empty()), names, 0, FAR, 3, (), None)
 
 
 def test_a_study_is_the_same_after_its_winner_was_promoted_and_another_with_other_options_or_data(store):
@@ -115,7 +119,7 @@ def test_a_training_takes_what_it_is_not_given_from_a_champion_that_was_tuned_an
     assert options == {"kind": "exact", "near": 0.1, "far": 3, "loss": 1.0, STUDY: "one"}
     assert note == "Hyperparameters are those of champion 2, from study one."
     run = resolve_study.fn(TOY, store, None, {}, 7, 4)
-    assert incumbent(TOY, run) == FAR | {"near": 0.1}
+    assert incumbent(run) == FAR | {"near": 0.1}
     assert base_of(run) == {}
 
 
