@@ -1,8 +1,10 @@
 """Scoring runs that catch up on what was missed since the last published one."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import Any
 
 import polars as pl
@@ -103,16 +105,24 @@ def _changed_as_ofs(
         path = Layout(scenario.name).table(name)
         commits = moment_spans(store, path, min(by_version))
         for number, some in by_version.items():
-            spans = [(begin, end) for version, begin, end in commits if version > number]
-            near = [one for one in some if _touches(as_moment(one), cadence, spans)]
+            near = _touched(
+                some, cadence, [(begin, end) for version, begin, end in commits if version > number]
+            )
             if near:
                 before = {**tables, name: store.scan(path, number)}
                 as_ofs |= {*scenario.changed_as_ofs(before, tables, near)}
     return sorted(as_ofs)
 
 
-def _touches(end: datetime, cadence: timedelta, spans: Sequence[tuple[datetime, datetime]]) -> bool:
-    return any(first < end and last >= end - cadence for first, last in spans)
+def _touched(
+    as_ofs: Sequence[AsOf], cadence: timedelta, spans: Sequence[tuple[datetime, datetime]]
+) -> list[AsOf]:
+    """The `as_of`s whose last `cadence` overlaps one of the spans; each is found by bisection, as spans grow with age."""
+    spans = sorted(spans)
+    begins = [begin for begin, _ in spans]
+    latest = [*accumulate((end for _, end in spans), max)]
+    before = {one: bisect_left(begins, as_moment(one)) for one in as_ofs}
+    return [one for one, count in before.items() if count and latest[count - 1] >= as_moment(one) - cadence]
 
 
 @task(name="stale")
