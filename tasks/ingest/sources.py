@@ -240,13 +240,14 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _dated(source: Source, columns: Sequence[str]) -> list[str]:
-    """The names of columns of text whose first values are all dates or times, and no plain numbers."""
+    """The names of columns of times, or of text whose first values are all dates or times, and no plain numbers."""
     schema = source.frame.collect_schema()
+    times = [name for name in columns if schema[name].is_temporal()]
     names = [name for name in columns if schema[name] == pl.String]
     rows = replace(source, frame=source.frame.select(names).head(_FIRST)).rows()
     texts = [c.drop_nulls() for c in rows if c.count() and not c.str.contains(r"^[\d.]+$").any()]
     orders: tuple[DateOrder, ...] = ("day-first", "month-first")
-    return [c.name for c in texts if any(days(c, order).is_not_null().all() for order in orders)]
+    return times + [c.name for c in texts if any(days(c, order).is_not_null().all() for order in orders)]
 
 
 def _are_small_numbers(source: Source, column: str) -> bool:
