@@ -22,6 +22,8 @@ from models.devices.channels import (
 )
 from models.devices.discrete import CHANGES, MOST_VALUES, p_of_changes, p_of_new, p_of_runs, p_of_step
 from models.devices.grid import DAY, LOOKBACK, Floats
+from models.devices.options import HIGHEST_ALPHA
+from models.devices.presence import FLAT_LENGTH
 from models.devices.robust import LOCAL, REGIMES, Fitted
 from models.interchange import Graph, Port
 from models.onnx_graphs import Builder, Value
@@ -50,6 +52,13 @@ _READINGS = Port(
     "double",
     ago(WINDOW),
     "means of the intervals, oldest first, the last one is scored; NaN without a reading",
+)
+_SCORE_OF_GAP = Port(SCORE.name, SCORE.kind, (), "higher is more anomalous; NaN if there is a reading")
+_P_OF_FLAT = Port(
+    "p_of_flat",
+    "double",
+    (),
+    "of a sensor that varies: the p-value of a flat line, 1 if there is none, NaN without a reading",
 )
 _TIME = Port(
     "time",
@@ -238,15 +247,23 @@ def _of_new(builder: Builder, params: pl.DataFrame) -> Value:
 
 
 def missing(params: pl.DataFrame) -> Graph:
-    """As `models.devices.presence.gap_p_values`, and their scores."""
+    """As `models.devices.presence.gap_p_values`, and their scores; and the p-values of flat lines, as scoring uses them."""
     builder = Builder()
     gap = _trailing(builder, builder.value("readings").is_nan(), WINDOW)
     index = builder.op("Max", gap - 1.0, 0.0)
-    p_of_gap = _at(builder, np.maximum(params["p_of_gap"].to_numpy().astype(float), P_FLOOR), index)
+    p_of_gap = _at(builder, _chances(params["p_of_gap"]), index)
     there = gap.equals(0.0)
     p = builder.squeeze(builder.op("Where", there, np.nan, p_of_gap))
-    score = Port(SCORE.name, SCORE.kind, (), "higher is more anomalous; NaN if there is a reading")
-    return builder.graph("missing", (SENSOR, _READINGS), [(_of_p(p), score), (p, P_VALUE)])
+    again = _repeats(builder)
+    p_of_run = 2.0 * _at(builder, _chances(params["p_of_run"]), again)
+    counts = (again >= float(FLAT_LENGTH - 1)) & (p_of_run <= HIGHEST_ALPHA)
+    flat = builder.op("Where", there, builder.op("Where", counts, p_of_run, 1.0), np.nan)
+    outputs = [(_of_p(p), _SCORE_OF_GAP), (p, P_VALUE), (builder.squeeze(flat), _P_OF_FLAT)]
+    return builder.graph("missing", (SENSOR, _READINGS), outputs)
+
+
+def _chances(p_by_length: pl.Series) -> Floats:
+    return np.maximum(p_by_length.to_numpy().astype(float), P_FLOOR)
 
 
 def _at(builder: Builder, table: NDArray[np.float64], column: Value) -> Value:
