@@ -85,11 +85,7 @@ def housekeeping(
     days = (quarantine_days, study_days, tracking_days, ledger_days)
     records, problems = _expire_records(data_store, names, days, now, dry_run=dry_run)
     stuck = stuck_runs(stuck_hours, now)
-    azure = {}
-    if resource_group:
-        old = expire_deployment_records(resource_group, record_days, now, dry_run=dry_run)
-        orphans = orphaned_container_groups(resource_group, now)
-        azure = {"deployment_records": len(old), "orphaned_container_groups": orphans}
+    azure = _tidy_azure(resource_group, record_days, now, dry_run=dry_run) if resource_group else {}
     result = {
         "dry_run": dry_run,
         "store": data_store.uri,
@@ -100,15 +96,18 @@ def housekeeping(
         **records,
         **azure,
         "stuck_runs": stuck,
-        "tables": [
-            {**asdict(one), "kept": ", ".join(map(str, one.kept))}
-            for one in cleanups
-            if one.compacted or one.removed
-        ],
+        "tables": _changed(cleanups),
     }
     _report(result)
     _refuse_problems([*cleanups, *problems])
     return result
+
+
+def _tidy_azure(resource_group: str, days: int, now: datetime, *, dry_run: bool) -> dict[str, Any]:
+    """The number of deployment records that were removed, or would be, and the container groups without a run."""
+    old = expire_deployment_records(resource_group, days, now, dry_run=dry_run)
+    orphans = orphaned_container_groups(resource_group, now)
+    return {"deployment_records": len(old), "orphaned_container_groups": orphans}
 
 
 def _expire_records(
@@ -126,6 +125,15 @@ def _expire_records(
         except AlmanacError as error:
             problems.append(Cleanup(f"{one}, MLflow", problem=str(error)))
     return count | {"ledger_rows": expire_ledger(store, entry, now, dry_run=dry_run)}, problems
+
+
+def _changed(cleanups: Sequence[Cleanup]) -> list[dict[str, Any]]:
+    """A line for each table that was changed."""
+    return [
+        {**asdict(one), "kept": ", ".join(map(str, one.kept))}
+        for one in cleanups
+        if one.compacted or one.removed
+    ]
 
 
 def _report(result: dict[str, Any]) -> None:

@@ -23,7 +23,6 @@ from models.search import bars
 from tasks.page.study_page import announce_study, write_study_page
 from tasks.registry.tracking import track_run
 from tasks.scoring.runs import Run, begin
-from tasks.storage.layout import Layout
 from tasks.storage.store import Store, digest
 from tasks.training.fit import training_shards
 from tasks.training.study import FAILED, Study, TrialResult, open_study
@@ -123,8 +122,17 @@ class _Verdict:
     better: bool = False
     reason: str = ""
 
-    def figures(self, of: Callable[[Sequence[float]], float]) -> dict[str, Any] | None:
-        """A figure of the losses before and after; None without a winner."""
+    def summary(self, unseen_fold: str) -> dict[str, Any]:
+        """The losses before and after on the folds of the search and on the unseen one, each None without a winner."""
+        unseen = self._figures(lambda losses: losses[-1])
+        return {
+            "loss": self._figures(lambda losses: fmean(losses[:-1])),
+            "unseen": unseen and {"fold": unseen_fold, **unseen},
+            "better": self.better,
+            "reason": self.reason,
+        }
+
+    def _figures(self, of: Callable[[Sequence[float]], float]) -> dict[str, Any] | None:
         if not self.losses_after:
             return None
         return {"before": round(of(self.losses_before), 5), "after": round(of(self.losses_after), 5)}
@@ -148,7 +156,7 @@ def tune_scenario(
     parts = sorted({*over_shards("preparing", prepare_study, run, training_shards(run))})
     searching = _Searching(run, parts, find_folds(run, parts))
     clock.mark("prepare")
-    path = Layout(scenario.name).study(run.id)
+    path = run.layout.study(run.id)
     with open_study(store, path, run.id, search_of(scenario).space, seed) as (study, save):
         earlier = study.done
         study.begin_with(incumbent(run))
@@ -165,16 +173,12 @@ def tune_scenario(
     clock.mark("page")
     record = _track(run, view, challenger)
     clock.mark("track")
-    unseen = verdict.figures(lambda losses: losses[-1])
     return {
         "run_id": run.id,
         "as_of": run.as_of.isoformat(),
         "study": store.uri_of(path),
         "trials": counts | {"kept": earlier},
-        "loss": verdict.figures(lambda losses: fmean(losses[:-1])),
-        "unseen": unseen and {"fold": searching.folds[-1], **unseen},
-        "better": verdict.better,
-        "reason": verdict.reason,
+        **verdict.summary(searching.folds[-1]),
         "choices": view.choices.to_dicts(),
         "challenger": challenger,
         "page": page,

@@ -47,45 +47,52 @@ def upsert(
     `obsolete` stored rows are removed in a later commit. If that commit fails, it is repeated when the same rows are
     ingested again.
     """
-    partition = "shard" if table.shard_by else None
-
-    def attempt() -> UpsertResult:
-        target = store.find_table(path)
-        new, changes = Staged(folder / "new", _FEW), Staged(folder / "changed", _FEW)
-        repeats, late = 0, []
-        removals = None if target is None else obsolete(table, pl.scan_delta(target), rows, whole=whole)
-        for step in _fold_results(table, target, rows, whole=whole):
-            new.add(step.new)
-            changes.add(step.changed)
-            repeats += step.repeated
-            late.append(step.refused)
-        together = changes.height > 0 and new.height + changes.height <= _FEW
-        if changes.height and target is not None:
-            news = concat_lazy([changes.rows(), new.rows()]) if together else changes.rows()
-            merger = _merger(target, table, news, merge_schema=True)
-            merger.when_matched_update_all().when_not_matched_insert_all().execute()
-            target.update_incremental()
-        if target is None or (new.height and not together):
-            write_deltalake(
-                store.url_of(path) if target is None else target,
-                reader(new.rows()),
-                mode="error" if target is None else "append",
-                partition_by=partition,
-                schema_mode=None if target is None else "merge",
-                target_file_size=FILE_BYTES,
-                writer_properties=WriterProperties(max_row_group_size=ROW_GROUP),
-                commit_properties=_commit(table, new.rows()),
-            )
-        if target is not None and removals is not None and removals.height:
-            target.update_incremental()
-            _merger(target, table, removals.lazy(), merge_schema=False).when_matched_delete().execute()
-        removed = 0 if removals is None else removals.height
-        return UpsertResult(new.height + changes.height, repeats, pl.concat(late), removed)
-
-    result = store.retrying(path, attempt)
+    result = store.retrying(path, lambda: _attempt(store, path, table, rows, folder, whole=whole))
     if result.changed or result.removed:
         store.compact_at_times(path)
     return result
+
+
+def _attempt(
+    store: Store, path: str, table: Table, rows: pl.LazyFrame, folder: Path, *, whole: bool
+) -> UpsertResult:
+    """Fold the rows into the table as it is now, and commit; see `upsert`."""
+    target = store.find_table(path)
+    new, changes = Staged(folder / "new", _FEW), Staged(folder / "changed", _FEW)
+    repeats, late = 0, []
+    removals = pl.DataFrame() if target is None else obsolete(table, pl.scan_delta(target), rows, whole=whole)
+    for step in _fold_results(table, target, rows, whole=whole):
+        new.add(step.new)
+        changes.add(step.changed)
+        repeats += step.repeated
+        late.append(step.refused)
+    together = changes.height > 0 and new.height + changes.height <= _FEW
+    if changes.height and target is not None:
+        news = concat_lazy([changes.rows(), new.rows()]) if together else changes.rows()
+        merger = _merger(target, table, news, merge_schema=True)
+        merger.when_matched_update_all().when_not_matched_insert_all().execute()
+        target.update_incremental()
+    if target is None or (new.height and not together):
+        _append(store.url_of(path) if target is None else target, table, new.rows())
+    if target is not None and removals.height:
+        target.update_incremental()
+        _merger(target, table, removals.lazy(), merge_schema=False).when_matched_delete().execute()
+    return UpsertResult(new.height + changes.height, repeats, pl.concat(late), removals.height)
+
+
+def _append(target: str | DeltaTable, table: Table, rows: pl.LazyFrame) -> None:
+    """Commit new rows to a table, or to the address of one that does not exist yet."""
+    exists = isinstance(target, DeltaTable)
+    write_deltalake(
+        target,
+        reader(rows),
+        mode="append" if exists else "error",
+        partition_by="shard" if table.shard_by else None,
+        schema_mode="merge" if exists else None,
+        target_file_size=FILE_BYTES,
+        writer_properties=WriterProperties(max_row_group_size=ROW_GROUP),
+        commit_properties=_commit(table, rows),
+    )
 
 
 def obsolete(table: Table, before: pl.LazyFrame, rows: pl.LazyFrame, *, whole: bool) -> pl.DataFrame:
