@@ -99,21 +99,11 @@ def accept(
     day or the month comes first in a column that does not show it. Rows whose time is after `latest`, or far from all
     others, are bad.
     """
-    required = schema.column_names()
-    texts: list[pl.Series] = []
-    further: list[str] = []
-    if covariates:
-        source = raw
-        texts_before = [c for c in raw.columns if types.get(c) == pl.String and raw[c].dtype in _TEXT]
-        others = [c for c in raw.columns if c not in (ROW, *required, *texts_before)]
-        raw = raw.with_columns(_as_numbers(raw[c], alone=words is not None or c in types) for c in others)
-        further = [c for c in _numeric(raw.select(others)) if not is_row_number(raw, c)]
-        texts = _texts(source.drop(ROW, *required, *further), words)
-        raw = raw.with_columns(texts)
-    names = (ROW, *required, *further, *(text.name for text in texts))
-    ignored_columns = tuple(c for c in raw.columns if c not in names)
-    schema = _with_covariates(schema, further, [text.name for text in texts])
+    numbers, texts = _further(raw, schema.column_names(), words, types) if covariates else ([], [])
+    raw = raw.with_columns(*numbers, *texts)
+    schema = _with_covariates(schema, [one.name for one in numbers], [one.name for one in texts])
     columns = schema.columns()
+    ignored_columns = tuple(c for c in raw.columns if c != ROW and c not in columns)
     cells = raw.select(ROW, *schema.column_names())
     rows = cells.select(
         ROW, *(_cast(cells[c], columns[c].dtype, timezone, dates).alias(c) for c in schema.column_names())
@@ -124,6 +114,17 @@ def accept(
         faults = pl.concat([faults, odd.join(faults, on=ROW, how="anti")])
     good, invalid = _valid(schema, rows.join(faults, on=ROW, how="anti", maintain_order="left"))
     return AcceptResult(good.drop(ROW), pl.concat([faults, invalid]), ignored_columns)
+
+
+def _further(
+    raw: pl.DataFrame, required: Sequence[str], words: int | None, types: Mapping[str, pl.DataType]
+) -> tuple[list[pl.Series], list[pl.Series]]:
+    """The columns of numbers and those of words, besides the required ones; the options as in `accept`."""
+    texts_before = [c for c in raw.columns if types.get(c) == pl.String and raw[c].dtype in _TEXT]
+    others = [c for c in raw.columns if c not in (ROW, *required, *texts_before)]
+    rows = raw.with_columns(_as_numbers(raw[c], alone=words is not None or c in types) for c in others)
+    numbers = [c for c in _numeric(rows.select(others)) if not is_row_number(rows, c)]
+    return [rows[c] for c in numbers], _texts(raw.drop(ROW, *required, *numbers), words)
 
 
 def one_of_each(
@@ -150,18 +151,8 @@ def one_of_each(
         pl.when(pl.col(COLUMNS).list.contains(c)).then(c).otherwise(value).alias(c)
         for c, value in nearest.items()
     )
-    cannot_add = duplicates == "add" and not amounts
-    if duplicates in (None, "refuse") or cannot_add:
-        differ = several.unique([*unique, *values], maintain_order=True).filter(
-            pl.struct(unique).is_duplicated()
-        )
-        if differ.height and cannot_add:
-            raise ContractError(
-                f"--duplicates add: rows with the same {', '.join(unique)} have no column that can be added up. "
-                "Expected --duplicates average or --duplicates last."
-            )
-        if differ.height:
-            raise ContractError(_differing(differ, unique, values, amounts))
+    if duplicates in (None, "refuse") or (duplicates == "add" and not amounts):
+        _refuse_differing(several, unique, values, duplicates, amounts)
     if duplicates in ("add", "average"):
         sums = [c for c in amounts if duplicates == "add"]
         aggregates = [pl.col(c).sum() if c in sums else _mean(rows, c) for c in values]
@@ -172,6 +163,26 @@ def one_of_each(
         return last
     rest = last.join(unique_rows, on=list(unique), how="anti", nulls_equal=True)
     return pl.concat([rest, unique_rows.select(rest.columns)]).sort(unique)
+
+
+def _refuse_differing(
+    several: pl.DataFrame,
+    unique: Sequence[str],
+    values: Sequence[str],
+    duplicates: Duplicates | None,
+    amounts: Sequence[str],
+) -> None:
+    """Raise `ContractError` if rows that have the same unique columns differ in others."""
+    rows = several.unique([*unique, *values], maintain_order=True)
+    differ = rows.filter(pl.struct(unique).is_duplicated())
+    if differ.is_empty():
+        return
+    if duplicates == "add":
+        raise ContractError(
+            f"--duplicates add: rows with the same {', '.join(unique)} have no column that can be added up. "
+            "Expected --duplicates average or --duplicates last."
+        )
+    raise ContractError(_differing(differ, unique, values, amounts))
 
 
 def _mean(rows: pl.DataFrame, column: str) -> pl.Expr:
