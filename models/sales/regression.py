@@ -56,31 +56,50 @@ class Logs:
 
 
 def logs_of(panel: Panel, origin: int, horizon: int) -> Logs:
-    """Log units up to `origin` and centred regressors up to `horizon` weeks later."""
+    """Log units up to `origin` and centred regressors up to `horizon` weeks later.
+
+    Ahead, covariates other than prices are no farther from the key's usual value than in its own weeks, or in those of an
+    average key of the SKU: a few cold weeks do not say what is sold in a hot one.
+    """
     if not 0 <= origin < panel.weeks:
         raise ValueError(
             f"origin is {origin}. Expected the index of a week of the panel, 0 to {panel.weeks - 1}."
         )
     end = origin + 1 + horizon
+    skus = panel.keys["sku"].rle_id().to_numpy()
+    starts = np.flatnonzero(np.diff(skus, prepend=-1.0))
     x = {"": np.zeros((end, panel.keys.height))}
     for name, values in panel.covariates.items():
         value = np.array(values[:end], dtype=float, order="C")
-        if name.startswith("price") and BETWEEN not in name:
+        is_price = name.startswith("price") and BETWEEN not in name
+        if is_price:
             value = np.log(np.where(value > 0, value, np.nan))
         usual = mean(value[max(0, origin + 1 - YEAR) : origin + 1])
-        deviations = np.zeros(x[""].shape)
-        deviations[: len(value)] = np.nan_to_num(value - usual)
-        x[name] = deviations
+        deviation = value - usual
+        if not is_price:
+            deviation = np.clip(deviation, *_range(deviation[: origin + 1], starts, skus))
+        x[name] = np.zeros(x[""].shape)
+        x[name][: len(value)] = np.nan_to_num(deviation)
     phase = 2 * np.pi * np.array([panel.week(at).toordinal() for at in range(end)]) / 365.25
     ahead = np.cumsum(DAMPING ** np.arange(1, horizon + 1))
     waves = {TREND: np.concatenate([np.arange(-origin, 1.0), ahead])}
     for at in range(1, HARMONICS + 1):
         waves |= {f"{WAVE}sin{at}": np.sin(at * phase), f"{WAVE}cos{at}": np.cos(at * phase)}
     x |= {name: np.broadcast_to(values[:, None], x[""].shape) for name, values in waves.items()}
-    skus = panel.keys["sku"].rle_id().to_numpy()
-    starts = np.flatnonzero(np.diff(skus, prepend=-1.0))
     y = np.log1p(np.maximum(np.ascontiguousarray(panel.units[: origin + 1]), 0.0))
     return Logs(y, x, waves, panel.keys["sku"].gather(starts), starts, skus.astype(np.int64))
+
+
+def _range(past: np.ndarray, starts: np.ndarray, skus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and highest of the `past` (weeks, keys) of each key, or of an average key of its SKU if that is farther."""
+
+    def of_sku(values: np.ndarray) -> np.ndarray:
+        finite = np.isfinite(values)
+        total = np.add.reduceat(np.where(finite, values, 0.0), starts)
+        return ratio(total, np.add.reduceat(finite.astype(float), starts))[skus]
+
+    low, high = np.fmin.reduce(past), np.fmax.reduce(past)
+    return np.fmin(low, of_sku(low)), np.fmax(high, of_sku(high))
 
 
 def coefficients(logs: Logs) -> dict[str, np.ndarray]:

@@ -17,9 +17,9 @@ The model of a SKU, with `y = log(1 + units)` of key k (a store) in week t::
     y[k, t] = effect[k, t] + level[t] + x[k, t] @ beta + noise
 
 - `x`: covariates minus the key's mean of the last year; prices (names that start with `price`) as
-  logarithms. Values that are not known, or not in the plan, count as usual (zero). Also a trend, which the forecast
-  damps by `DAMPING` per week, for SKUs with a year of history, and up to `HARMONICS` harmonics of the year for SKUs
-  with two years.
+  logarithms, and others not beyond the values known, see `regression.logs_of`. Values that are not known, or not in the
+  plan, count as usual (zero). Also a trend, which the forecast damps by `DAMPING` per week, for SKUs with a year of
+  history, and up to `HARMONICS` harmonics of the year for SKUs with two years.
 - `beta`: of covariates, least squares over all store-weeks with a little ridge, so that constant or collinear
   covariates do no harm; of trend and harmonics, generalised least squares, weighted by how likely they are.
 - `level`: local level model (a random walk plus noise; Durbin & Koopman 2012, Time Series Analysis by

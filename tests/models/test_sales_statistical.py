@@ -108,6 +108,33 @@ def test_variances_are_the_maximum_of_the_likelihood_that_statsmodels_computes()
         assert model.loglike([variances[0], variances[1] * factor]) < best + 1e-6
 
 
+def test_a_forecast_does_not_extrapolate_a_covariate_beyond_the_weeks_that_are_known():
+    rng = np.random.default_rng(3)
+    known, ahead = 60, 4
+    usual = {
+        "warmth": rng.uniform(0, 10, (known + ahead, 2)),
+        "coupon": np.stack([np.zeros(known + ahead), rng.uniform(0, 6, known + ahead)], axis=1),
+        "price": np.exp(rng.normal(0, 0.2, (known + ahead, 2))),
+    }
+    log_units = 5 + 0.1 * usual["warmth"] + 0.1 * usual["coupon"] - np.log(usual["price"])
+    units = np.exp(log_units[:known] + rng.normal(0, 0.05, (known, 2)))
+
+    def medians(**plan: float) -> np.ndarray:
+        values = {name: value.copy() for name, value in usual.items()}
+        for name, value in plan.items():
+            values[name][known:] = value
+        panel = panel_from({("a", "s"): units[:, 0], ("a", "t"): units[:, 1]}, **values)
+        fitted = statistical.fit(panel, known - 1, ahead, QUANTILES)
+        return statistical.forecast(fitted, panel, known - 1, ahead, QUANTILES)["q50"].to_numpy()
+
+    assert medians(warmth=30) == pytest.approx(medians(warmth=10), rel=0.05)
+    assert (medians(warmth=10) > 1.5 * medians(warmth=2)).all()
+    of_store_without_coupons = slice(0, ahead)
+    gain = (medians(coupon=6) / medians(coupon=0))[of_store_without_coupons]
+    assert (gain > 1.1).all()
+    assert (medians(price=0.2) > 1.5 * medians(price=0.5)).all()
+
+
 def test_coefficients_are_least_squares_with_a_ridge_over_all_store_weeks():
     rng = np.random.default_rng(0)
     weeks, stores = 60, 4
