@@ -1,12 +1,14 @@
 """Columns that reveal the outcome, such as a remaining useful life that was computed afterwards."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 
-from models.machines.features import replaced_column
+from models.machines.features import replaced_column, windows
 from models.machines.labels import fails_within, next_failure, some_fails_within
+from models.machines.options import Options
 from models.machines.rates import failures_after
 from models.machines.sampling import DRAWN
 from models.machines.vocabulary import Vocabulary
@@ -20,6 +22,38 @@ _MOST_STATES = 25
 """A flag has at most this many different means over a window."""
 _SURE, _LEAST_FAILURES, _LEAST_SHARE = 0.995, 10, 0.5
 _DAY_HOURS = 24
+
+
+def without_leaks(
+    rows: pl.LazyFrame, vocabulary: Vocabulary, options: Options
+) -> tuple[Vocabulary, list[str]]:
+    """`vocabulary` without sensors and errors that reveal the outcome, except those in `keep_columns`, and notes on them."""
+    components, hours = vocabulary.components, min(options.horizons_hours)
+    errors = {e: f"{e}_count_{options.error_windows_hours[0]}h" for e in vocabulary.errors}
+    reasons = {
+        "sensors": {},
+        "errors": only_before_failures(rows, components, errors, options.error_windows_hours[0], hours),
+    }
+    if window_hours := windows(vocabulary.interval_hours, options).hours:
+        means = {s: f"{s}_mean_{window_hours[0]}h" for s in vocabulary.sensors}
+        flags = only_before_failures(rows, components, means, window_hours[0], hours)
+        reasons["sensors"] = flags | leaks(rows, vocabulary, window_hours[0], options.horizons_hours)
+    notes = [
+        f"{word} {name}: {reason}; it is "
+        + (
+            "kept"
+            if name in options.keep_columns
+            else f"left out. If it is known at that time, use --keep-column {name}"
+        )
+        for word, kind in (("sensor", "sensors"), ("error", "errors"))
+        for name, reason in sorted(reasons[kind].items())
+    ]
+    rest = {
+        kind: tuple(n for n in getattr(vocabulary, kind) if n not in names or n in options.keep_columns)
+        for kind, names in reasons.items()
+    }
+    left_out = tuple(name for name in vocabulary.errors if name not in rest["errors"])
+    return replace(vocabulary, sensors=rest["sensors"], errors=rest["errors"], left_out=left_out), notes
 
 
 def leaks(

@@ -17,6 +17,7 @@ from models.machines import (
     scoring,
     service,
     training,
+    training_rows,
     watching,
 )
 from models.machines.clocks import span
@@ -168,13 +169,15 @@ class Machines(
     def prepare_shard(
         self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        """`rows`: see `training.rows_of`."""
-        return {"rows": training.rows_of_context(tables, context, training.options_of(context, options))}
+        """`rows`: see `training_rows.rows_of`."""
+        return {
+            "rows": training_rows.rows_of_context(tables, context, training_rows.options_of(context, options))
+        }
 
     def fit(self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]) -> FitResult:
         words = Vocabulary.of_frame(context["vocabulary"])
-        learnt = training.options_of(context, options)
-        return training.fit(parts["rows"], words, context["observed"], learnt, training.gaps_of(context))
+        learnt = training_rows.options_of(context, options)
+        return training.fit(parts["rows"], words, context["observed"], learnt, training_rows.gaps_of(context))
 
     def rebacktest(
         self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
@@ -277,7 +280,7 @@ class Machines(
         of the remaining life, and `observed_hours`.
         """
         run_options = model.options_for(options)
-        rows = training.rows_of(
+        rows = training_rows.rows_of(
             tables, model.vocabulary, context["observed"], run_options.score_from, run_options, model.gaps
         )
         if run_options.score_to:

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from models.machines import evaluation, horizons, rates, training
+from models.machines import evaluation, horizons, rates, training_rows
 from models.machines.calibration import calibrated_probabilities
 from models.machines.features import used_features
 from models.machines.labels import next_failure_column
+from models.machines.leaks import without_leaks
 from models.machines.options import ESTIMATORS, Options
 from models.machines.risks import MODEL, matrix
 from models.machines.sampling import Fold
@@ -52,8 +53,10 @@ class MachinesSearch(Search):
     def prepare(
         self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        """`rows`, those of a training: see `training.rows_of`."""
-        return {"rows": training.rows_of_context(tables, context, training.options_of(context, options))}
+        """`rows`, those of a training: see `training_rows.rows_of`."""
+        return {
+            "rows": training_rows.rows_of_context(tables, context, training_rows.options_of(context, options))
+        }
 
     def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
         """The cuts except the first after which some row is held out for every horizon."""
@@ -69,9 +72,9 @@ class MachinesSearch(Search):
     def losses(
         self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> Iterator[float]:
-        settings = training.options_of(context, options)
+        settings = training_rows.options_of(context, options)
         settings = replace(settings, training_rows=min(settings.training_rows, TRIAL_ROWS))
-        words, _ = training.without_leaks(parts["rows"], Vocabulary.of_frame(context["vocabulary"]), settings)
+        words, _ = without_leaks(parts["rows"], Vocabulary.of_frame(context["vocabulary"]), settings)
         work = horizons.Work(parts["rows"], words, used_features(words, settings), settings, [])
         ends = parts["rows"].select(pl.col("time").min().alias("first"), pl.col("time").max().alias("last"))
         cuts = _cuts(*ends.collect().row(0))

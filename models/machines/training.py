@@ -1,84 +1,27 @@
-"""Training: rows with features and outcomes per shard, then the bundle, its backtest and its measures."""
+"""Training: the bundle, its backtest and its measures, from the rows of all shards."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime
-from typing import Any
 
-import numpy as np
 import polars as pl
 
 from models.errors import ContractError
 from models.machines import costs, evaluation, hazards
 from models.machines.calibration import calibrated_probabilities
-from models.machines.contracts import tables_at
-from models.machines.equipment import Gaps, missing_of_types
-from models.machines.features import build, used_features, windows
+from models.machines.equipment import Gaps
+from models.machines.features import used_features, windows
 from models.machines.few_failures import few_failures
 from models.machines.horizons import AT_ONCE, Horizon, Work, fitted_horizons
-from models.machines.labels import outcomes, without_components
-from models.machines.leaks import leaks, only_before_failures
+from models.machines.leaks import without_leaks
 from models.machines.lives import Life
 from models.machines.options import Options
 from models.machines.rates import failures_after
 from models.machines.risks import MODEL, Model, Risk, matrix
-from models.machines.sampling import STEPS, draw, folds, row_count
-from models.machines.service import out_of_service, record_ends
-from models.machines.vocabulary import OTHER, OTHER_COMPONENTS, Vocabulary, by_component
-from models.scenario import Context, FitResult, Frames
-
-
-def rows_of(
-    tables: Frames,
-    vocabulary: Vocabulary,
-    period: pl.DataFrame,
-    since: datetime | None,
-    options: Options,
-    gaps: Gaps = (),
-) -> pl.DataFrame:
-    """Features and outcomes of all machines in `tables`, from `since` (or the first telemetry) on.
-
-    Row times are counted back from the latest telemetry. Outcomes are known up to the end of the record of
-    failures, and for a machine out of service up to its last telemetry. A machine has no row for a time whose longest
-    window holds no reading. Components that its type does not have, by `gaps`, have no outcome. Columns: those of
-    `features.build` and `labels.outcomes`, `steps_back` and `drawn`.
-    """
-    first, last = period["first"].item(), period["last"].item()
-    count = row_count(max(first, since) if since else first, last, options.every_hours)
-    visible = tables_at(by_component(tables, vocabulary.components), last)
-    machines = visible["telemetry"].select(pl.col("machine_id").unique()).collect()["machine_id"].to_list()
-    rows = build(tables, vocabulary, machines, last, count, options)
-    steps = np.tile(np.arange(count - 1, -1, -1, dtype=np.int32), len(machines))
-    nothing = pl.LazyFrame(
-        schema={"machine_id": pl.String, "time": rows.schema["time"], "component": pl.String}
-    )
-    failures = visible.get("failures", nothing)
-    ends = out_of_service(visible, last, vocabulary.interval_hours)
-    after = outcomes(rows, failures, vocabulary.components, period["outcomes"].item(), ends)
-    after = after.with_columns(rows["machine_id"])
-    after = without_components(after, missing_of_types(visible, gaps, last)).drop("machine_id")
-    rows = rows.with_columns(pl.Series(STEPS, steps)).hstack(after).filter(pl.col("readings") > 0)
-    return rows.with_columns(draw(rows, options.seed))
-
-
-def options_of(context: Context, options: Mapping[str, Any]) -> Options:
-    """The options of a training, with windows that follow the interval of the telemetry."""
-    first, last = context["observed"].select("first", "last").row(0)
-    interval = Vocabulary.of_frame(context["vocabulary"]).interval_hours
-    return Options.of(options).at_interval(interval, (last - first).total_seconds() / 3600)
-
-
-def rows_of_context(tables: Frames, context: Context, options: Options) -> pl.DataFrame:
-    """`rows_of` the vocabulary and period of the context, from the first row time to learn from."""
-    vocabulary = Vocabulary.of_frame(context["vocabulary"])
-    return rows_of(tables, vocabulary, context["observed"], options.train_from, options, gaps_of(context))
-
-
-def gaps_of(context: Context) -> Gaps:
-    """The components that types of machines do not have; none in the context of a run that does not train."""
-    return tuple(context["equipment"].rows()) if "equipment" in context else ()
-
+from models.machines.sampling import folds
+from models.machines.service import record_ends
+from models.machines.vocabulary import OTHER, OTHER_COMPONENTS, Vocabulary
+from models.scenario import FitResult
 
 _SHOWN = 10
 """Maximum number of components without a model that notes name."""
@@ -94,10 +37,10 @@ def fit(
 
     Raises `ContractError` if there are no rows or no components, or if a cost names an unknown component.
     """
-    ends = rows.select(pl.col("time").min().alias("first"), pl.len().alias("rows")).collect()
-    if not ends["rows"].item() or not vocabulary.components:
+    first, count = rows.select(pl.col("time").min(), pl.len()).collect().row(0)
+    if not count or not vocabulary.components:
         raise ContractError(
-            f"Nothing to learn from: {ends['rows'].item()} rows of machines with telemetry, "
+            f"Nothing to learn from: {count} rows of machines with telemetry, "
             f"{len(vocabulary.components)} components that were replaced or failed. Expected some of both. "
             "Ingest telemetry, maintenance and failures of the same machines and time, or widen --from and --to."
         )
@@ -111,7 +54,7 @@ def fit(
     notes = [*leak_notes, *_data_notes(vocabulary, period, options)]
     work = Work(rows, vocabulary, used_features(vocabulary, options), options, notes)
     failures = failures_after(rows, vocabulary.components)
-    cuts = folds(ends["first"].item(), period["outcomes"].item(), options.held_out_share)
+    cuts = folds(first, period["outcomes"].item(), options.held_out_share)
     horizons = fitted_horizons(work, cuts, failures)
     before = _bills(_judged(horizons, slice(0, 1), first=True, options=options, bills={}), options)
     backtest = _judged(horizons, slice(1, 2), first=True, options=options, bills=before)
@@ -119,6 +62,7 @@ def fit(
     risks = [_with_threshold(risk, after) for f in horizons for risk in f.risks]
     model = Model(vocabulary, options, tuple(risks), tuple(_lives(work, horizons[-1].hidden)), gaps)
     metrics = pl.concat([evaluation.metrics(backtest, options), *(f.importance for f in horizons)])
+    few = few_failures({r.component: failures[r.component] for r in risks if r.rung == MODEL})
     return FitResult(
         files=model.files(),
         features=work.names,
@@ -126,13 +70,7 @@ def fit(
         metrics=metrics,
         headline=_headline(metrics),
         loss=evaluation.log_loss(backtest) or float("inf"),
-        notes=[
-            *work.notes,
-            *filter(
-                None, [few_failures({r.component: failures[r.component] for r in risks if r.rung == MODEL})]
-            ),
-            *missing_models(risks),
-        ],
+        notes=[*work.notes, *([few] if few else []), *missing_models(risks)],
     )
 
 
@@ -191,38 +129,6 @@ def _data_notes(vocabulary: Vocabulary, period: pl.DataFrame, options: Options) 
             f"distinguished, messages by their text without numbers; all others count as '{OTHER}'"
         )
     return notes
-
-
-def without_leaks(
-    rows: pl.LazyFrame, vocabulary: Vocabulary, options: Options
-) -> tuple[Vocabulary, list[str]]:
-    """`vocabulary` without sensors and errors that reveal the outcome, except those in `keep_columns`, and notes on them."""
-    components, hours = vocabulary.components, min(options.horizons_hours)
-    errors = {e: f"{e}_count_{options.error_windows_hours[0]}h" for e in vocabulary.errors}
-    reasons = {
-        "sensors": {},
-        "errors": only_before_failures(rows, components, errors, options.error_windows_hours[0], hours),
-    }
-    if window_hours := windows(vocabulary.interval_hours, options).hours:
-        means = {s: f"{s}_mean_{window_hours[0]}h" for s in vocabulary.sensors}
-        flags = only_before_failures(rows, components, means, window_hours[0], hours)
-        reasons["sensors"] = flags | leaks(rows, vocabulary, window_hours[0], options.horizons_hours)
-    notes = [
-        f"{word} {name}: {reason}; it is "
-        + (
-            "kept"
-            if name in options.keep_columns
-            else f"left out. If it is known at that time, use --keep-column {name}"
-        )
-        for word, kind in (("sensor", "sensors"), ("error", "errors"))
-        for name, reason in sorted(reasons[kind].items())
-    ]
-    rest = {
-        kind: tuple(n for n in getattr(vocabulary, kind) if n not in names or n in options.keep_columns)
-        for kind, names in reasons.items()
-    }
-    left_out = tuple(name for name in vocabulary.errors if name not in rest["errors"])
-    return replace(vocabulary, sensors=rest["sensors"], errors=rest["errors"], left_out=left_out), notes
 
 
 def _judged(

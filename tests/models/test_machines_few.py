@@ -12,12 +12,13 @@ from models.machines.contracts import TABLES, repeats, tables_at
 from models.machines.estimators import Flags, Floats
 from models.machines.few_failures import few_failures
 from models.machines.findings import findings
+from models.machines.leaks import without_leaks
 from models.machines.options import Options
 from models.machines.rates import without_model
 from models.machines.risks import BASE_RATE, Risk
 from models.machines.scenario import MACHINES
 from models.machines.simulation import simulate
-from models.machines.training import missing_models, without_leaks
+from models.machines.training import missing_models
 from models.machines.vocabulary import (
     OTHER,
     OTHER_COMPONENTS,

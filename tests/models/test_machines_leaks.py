@@ -8,9 +8,8 @@ import pytest
 
 from models.machines import horizons
 from models.machines.features import feature_list, used_features, windows
-from models.machines.leaks import leaks, only_before_failures
+from models.machines.leaks import leaks, only_before_failures, without_leaks
 from models.machines.options import Options
-from models.machines.training import without_leaks
 from models.machines.vocabulary import Vocabulary
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
