@@ -7,7 +7,7 @@ from dataclasses import replace
 import polars as pl
 
 from models.date_order import DateOrder
-from models.layouts import Layout, LayoutRequest, SourceFile
+from models.layouts import Layout, LayoutRequest
 from models.scenario import Scenario, Table
 from tasks.ingest.dialect import SUFFIXES
 from tasks.ingest.sources import Source, SourceError, renaming, spellings
@@ -45,7 +45,7 @@ def laid_out(
     if layout.arrange is None:
         return [_filled(layout, table, one, mapping) for one in raw_sources]
     request = LayoutRequest(table.name, {name: stem_of(uri) for name, uri in sources.items()}, mapping, dates)
-    files = layout.arrange([SourceFile(one.name, one.frame) for one in raw_sources], request)
+    files = layout.arrange(raw_sources, request)
     return [_filled(layout, table, Source(file.name, file.frame), mapping) for file in files]
 
 

@@ -17,6 +17,7 @@ from models.addresses import refuse_credential
 from models.contracts import ROW
 from models.date_order import DateOrder
 from models.errors import AlmanacError
+from models.layouts import SourceFile
 from models.times import days
 from tasks.ingest.contents import DialectError
 from tasks.ingest.dialect import SUFFIXES, dialect_in_words, is_table, longest_line, scan
@@ -42,17 +43,11 @@ class UnreadableError(SourceError):
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(SourceFile):
     """Rows of one file or Delta table. `name` is for people, `path` the file's, `notation` that of its numbers in text."""
 
-    name: str
-    frame: pl.LazyFrame
     notation: Notation | None = None
     path: str | None = None
-
-    @property
-    def columns(self) -> list[str]:
-        return self.frame.collect_schema().names()
 
     def rows(self) -> pl.DataFrame:
         """All rows. Raises `UnreadableError` if a later part of the file cannot be read."""

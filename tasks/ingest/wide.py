@@ -83,7 +83,7 @@ def as_long(
         cells = pl.concat([cells, frame.filter(is_footer).select(index)], how="diagonal")
     else:
         cells = _cells(frame, shape, index)
-    stem = pl.lit(_stem(source.name))
+    stem = pl.lit(source.stem)
     return Source(source.name, cells.with_columns(stem.alias(column) for column in shape.of_file))
 
 
@@ -224,11 +224,3 @@ def _dates(name: str, columns: Sequence[str], order: DateOrder | None) -> list[s
     except ContractError as error:
         raise SourceError(str(error)) from None
     return [column for column, day in zip(columns, parsed_days, strict=True) if day is not None]
-
-
-def _stem(name: str) -> str:
-    """
-    >>> _stem("plant/pump 7.csv.gz")
-    'pump 7'
-    """
-    return name.rpartition("/")[2].partition(".")[0]
