@@ -8,6 +8,8 @@ from datetime import timedelta
 
 import polars as pl
 
+from models.machines.next_in_time import with_last
+
 WITHIN = timedelta(hours=24)
 _COMPONENT = ("machine_id", "component")
 
@@ -21,14 +23,7 @@ def first_of_chains(failures: pl.LazyFrame, maintenance: pl.LazyFrame | None) ->
         records = records.with_columns(repair)
     else:
         repairs = maintenance.select(*_COMPONENT, "time", pl.col("time").alias("|repaired")).sort("time")
-        records = records.join_asof(
-            repairs,
-            on="time",
-            by=list(_COMPONENT),
-            strategy="backward",
-            allow_exact_matches=False,
-            check_sortedness=False,
-        )
+        records = with_last(records, repairs, _COMPONENT, earlier=True)
     close = pl.col("time") - pl.col("|before") <= WITHIN
     again = close & ~(pl.col("|repaired") >= pl.col("|before")).fill_null(value=False)
     return records.filter(~again.fill_null(value=False)).drop("|before", "|repaired")

@@ -13,6 +13,7 @@ from math import log, sqrt
 import numpy as np
 import polars as pl
 
+from models.machines.next_in_time import with_next
 from models.machines.options import Options
 
 COMPONENT = ("machine_id", "component")
@@ -68,14 +69,8 @@ def counts(
     inspections: pl.DataFrame, failures: pl.DataFrame, horizon_hours: int, lead_hours: int = 0
 ) -> pl.DataFrame:
     """`prevented`, `missed` and `needless` of each machine's component with an inspection or a failure, see `bill`."""
-    next_failures = inspections.sort("time").join_asof(
-        failures.sort("time").with_columns(failed_at="time"),
-        on="time",
-        by=list(COMPONENT),
-        strategy="forward",
-        allow_exact_matches=False,
-        check_sortedness=False,
-    )
+    times = failures.sort("time").with_columns(failed_at="time")
+    next_failures = with_next(inspections.sort("time"), times, COMPONENT, later=True)
     useful = (pl.col("failed_at") <= pl.col("time") + pl.duration(hours=horizon_hours)).fill_null(value=False)
     soon = pl.col("failed_at") <= pl.col("time") + pl.duration(hours=lead_hours)
     prevented_failures = next_failures.filter(useful & ~soon).select(*COMPONENT, "failed_at").unique()

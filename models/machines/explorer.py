@@ -6,6 +6,7 @@ import polars as pl
 
 from models.machines import contracts
 from models.machines.charts import span
+from models.machines.next_in_time import with_next
 from models.machines.scoring import KEY
 from models.machines.view import View
 from models.page import blocks as page
@@ -90,11 +91,7 @@ def _at_readings(
     """Events as text, by machine and the time of the reading that followed."""
     times = readings.select("machine_id", "time").sort("time").with_columns(at="time")
     return (
-        events.select("machine_id", "time", column)
-        .sort("time")
-        .join_asof(
-            times, on="time", by="machine_id", strategy="forward", tolerance=near, check_sortedness=False
-        )
+        with_next(events.select("machine_id", "time", column).sort("time"), times, within=near)
         .filter(pl.col("at").is_not_null())
         .group_by("machine_id", pl.col("at").alias("time"))
         .agg(pl.col(column).unique().sort().str.join(", ").alias(name))
@@ -129,11 +126,7 @@ def _failed_before(rows: pl.LazyFrame, failures: pl.LazyFrame, every_hours: int)
     """The first of `rows` after each failure, if it is near: key, time and `failed`."""
     times = rows.select(*KEY, "time").with_columns(at="time")
     near = timedelta(hours=max(24, 2 * every_hours))
-    next_rows = (
-        failures.select(*KEY, "time")
-        .sort("time")
-        .join_asof(times, on="time", by=list(KEY), strategy="forward", tolerance=near, check_sortedness=False)
-    )
+    next_rows = with_next(failures.select(*KEY, "time").sort("time"), times, KEY, near)
     matches = next_rows.filter(pl.col("at").is_not_null())
     return matches.select(*KEY, pl.col("at").alias("time"), pl.lit(value=True).alias("failed")).unique()
 

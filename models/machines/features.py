@@ -33,6 +33,7 @@ import polars as pl
 from models.errors import ContractError
 from models.machines.contracts import tables_at
 from models.machines.moments import Floats, Moments, in_blocks, merge
+from models.machines.next_in_time import with_last
 from models.machines.options import Options
 from models.machines.vocabulary import Vocabulary, by_component, by_end_of_day, kind_of_error
 from models.scenario import Frames
@@ -372,7 +373,7 @@ def _since(frames: list[pl.LazyFrame], components: Sequence[str], rows: pl.DataF
 def _at(rows: pl.DataFrame, history: pl.DataFrame, back: timedelta) -> pl.DataFrame:
     """The last line of each machine's `history` dated `time - back` or earlier, in the order of `rows`."""
     times = rows.select("machine_id", pl.col("time") - back).with_row_index("|row").sort("time")
-    lines = times.join_asof(history, on="time", by="machine_id", strategy="backward", check_sortedness=False)
+    lines = with_last(times, history)
     return lines.sort("|row").drop("|row", *ROW)
 
 

@@ -10,6 +10,7 @@ import polars as pl
 
 from models.machines.clocks import span
 from models.machines.contracts import sensors, tables_at
+from models.machines.next_in_time import with_next
 from models.machines.service import failures_until, record_ends
 from models.scenario import Frames
 
@@ -159,15 +160,7 @@ def failures_without_maintenance(failures: pl.LazyFrame, maintenance: pl.LazyFra
     """Failures of a component without a recorded replacement from the failure until `MAINTAINED_WITHIN` after it."""
     replacements = maintenance.select("machine_id", "component", "time", replaced_at="time").sort("time")
     open_ones = (
-        failures.sort("time")
-        .join_asof(
-            replacements,
-            on="time",
-            by=["machine_id", "component"],
-            strategy="forward",
-            tolerance=MAINTAINED_WITHIN,
-            check_sortedness=False,
-        )
+        with_next(failures.sort("time"), replacements, ("machine_id", "component"), MAINTAINED_WITHIN)
         .filter(pl.col("replaced_at").is_null())
         .group_by("machine_id", "component")
         .agg(pl.len().cast(pl.Int64).alias("count"), pl.col("time").min().alias("first"))

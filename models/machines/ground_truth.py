@@ -12,6 +12,7 @@ import polars as pl
 from models.machines.contracts import interval_hours, tables_at
 from models.machines.evaluation import log_loss
 from models.machines.labels import OBSERVED
+from models.machines.next_in_time import with_next
 from models.machines.scoring import KEY, QUANTILE_COLUMNS, RISKS, UNDER_WORK
 from models.machines.service import ENDED, failures_until, out_of_service
 from models.machines.vocabulary import by_component
@@ -45,14 +46,7 @@ def judge(published_rows: pl.LazyFrame, tables: Frames, until: datetime) -> pl.D
     of_these = by_component(tables, rows["component"].unique().sort().to_list())
     failures = tables_at(of_these, until).get("failures", nothing)
     next_failures = failures.select(*KEY, time, failed_at=time).unique().sort("time").collect()
-    table = rows.join_asof(
-        next_failures,
-        on="time",
-        by=list(KEY),
-        strategy="forward",
-        allow_exact_matches=False,
-        check_sortedness=False,
-    )
+    table = with_next(rows, next_failures, KEY, later=True)
     due = time + pl.duration(hours="horizon_hours")
     record = pl.lit(failures_until(tables, until), rows.schema["time"])
     is_pending = due > record

@@ -5,6 +5,8 @@ from datetime import datetime
 
 import polars as pl
 
+from models.machines.next_in_time import with_next
+
 OBSERVED = "observed_hours"
 """Column: hours after the row's time for which failures are known; negative if the row is later."""
 
@@ -78,14 +80,7 @@ def outcomes(
         .with_columns(pl.col(name).backward_fill().over("machine_id") for name in names)
         .collect()
     )
-    table = times.join_asof(
-        next_failures,
-        on="time",
-        by="machine_id",
-        strategy="forward",
-        allow_exact_matches=False,
-        check_sortedness=False,
-    )
+    table = with_next(times, next_failures, later=True)
     end = pl.lit(observed_until).cast(pl.Datetime("us", "UTC"))
     if ends is not None:
         table = table.join(ends, on="machine_id", how="left", maintain_order="left")

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
+from models.machines.next_in_time import with_last
 from models.scenario import Frames
 
 ENDED = "ended"
@@ -42,7 +43,7 @@ def silent_since(tables: Frames, rows: pl.DataFrame, interval_hours: float) -> p
     history = tables["telemetry"].join(suspects, on="machine_id", how="semi")
     times = history.select(*place, pl.col("time").alias(ENDED)).sort("time").collect()
     targets = rows.select(place).with_row_index("|row").sort("time")
-    places = targets.join_asof(times, on="time", by="machine_id", check_sortedness=False)
+    places = with_last(targets, times)
     out = pl.when(_is_out(places, tables, interval_hours)).then(ENDED).alias(ENDED)
     return places.with_columns(out).sort("|row")[ENDED]
 
@@ -58,7 +59,7 @@ def _is_out(machines: pl.DataFrame, tables: Frames, interval_hours: float) -> pl
     nothing = pl.LazyFrame(schema=machines.select(place).schema)
     for name, column in (("failures", "failed"), ("maintenance", "replaced")):
         when = tables.get(name, nothing).select(*place, time.alias(column)).sort("time").collect()
-        table = table.join_asof(when, on="time", by="machine_id", check_sortedness=False)
+        table = with_last(table, when)
     interval = timedelta(hours=interval_hours)
     silent = last < time - longest_silence(interval_hours)
     is_unrepaired = (pl.col("replaced") < pl.col("failed")).fill_null(value=True)

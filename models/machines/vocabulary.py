@@ -9,6 +9,7 @@ import polars as pl
 
 from models.machines import contracts
 from models.machines.cleaning import words
+from models.machines.next_in_time import with_next
 from models.moments import local_timezone
 from models.scenario import Frames
 
@@ -158,9 +159,7 @@ def _errors(errors: pl.LazyFrame, failures: pl.LazyFrame | None) -> tuple[str, .
         return words
     times = errors.clear() if failures is None else failures
     times = times.select("machine_id", "time", pl.lit(value=True).alias("|fails")).sort("time")
-    errors = errors.sort("time").join_asof(
-        times, on="time", by="machine_id", strategy="forward", tolerance=_HERALD_TIME, check_sortedness=False
-    )
+    errors = with_next(errors.sort("time"), times, within=_HERALD_TIME)
     counts = _often(errors, pl.col("error"))
     if counts["len"].sum() < _CODES * errors.select(pl.len()).collect().item():
         counts = _often(errors, _without_numbers())
