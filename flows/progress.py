@@ -17,9 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flows.cluster import enough_workers, most_workers
+from flows.settings import settings
 from models.errors import AlmanacError
 from tasks.scoring.runs import Run
 from tasks.scoring.shards import shard_groups
+from tasks.scoring.watchdog import LIMIT_SECONDS, stuck
 
 T = TypeVar("T")
 
@@ -111,12 +113,18 @@ def in_tasks(counts: Mapping[int, int], alone: Collection[int] = ()) -> list[lis
 def over_shards(label: str, task: Task[..., Any], run: Run, counts: Mapping[int, int]) -> list[Any]:
     """The results of `task(run, shards)`, mapped over groups of shards, in the order of the shards.
 
-    `counts` has the number of keys of each shard; small shards share a task.
+    `counts` has the number of keys of each shard; small shards share a task. If one takes longer than half an hour, or
+    `ALMANAC_STUCK_SECONDS`, its process is ended, and another one repeats it.
     """
     groups = in_tasks(counts)
     enough_workers(len(groups))
-    futures = task.map(unmapped(run), groups)
-    return [one for results in gather(label, futures) for one in results]
+    limit = settings().stuck_seconds or LIMIT_SECONDS
+    futures = task.map(unmapped(run), groups, limit)
+    longest = max((len(group) for group in groups), default=1)
+    every = [one for some in gather(label, futures, stuck_seconds=6 * limit * longest) for one in some]
+    for note in stuck(run):
+        get_run_logger().warning(note)
+    return every
 
 
 def name_run(name: str) -> None:

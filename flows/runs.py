@@ -133,7 +133,7 @@ def train_bundle(
         "reason": verdict.reason,
         "loss": challenger.loss,
         "headline": dict(challenger.headline),
-        "notes": [*run.notes, *notes, *challenger.notes],
+        "notes": [*run.notes, *notes, *challenger.notes, *stuck(run)],
         "mlflow_run": record,
         "stages": clock.stages,
         "seconds": clock.seconds,

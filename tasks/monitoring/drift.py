@@ -7,6 +7,7 @@ The table `<scenario>/drift` has a row per `as_of` and feature (see `models.drif
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -21,6 +22,7 @@ from tasks.scoring.events import emit
 from tasks.scoring.publishing import publish_derived
 from tasks.scoring.runs import Run, input_versions, scans
 from tasks.scoring.shards import name_of_shards, read_frame, requested_path
+from tasks.scoring.watchdog import LIMIT_SECONDS, watched
 from tasks.storage.layout import DRIFT, Layout
 from tasks.storage.store import Store
 
@@ -69,9 +71,12 @@ def watched_shards(shards: Mapping[int, int], keys: int = WATCHED_KEYS) -> list[
 
 
 @task(name="watch-shards", task_run_name=name_of_shards("watch"), retries=1, retry_delay_seconds=1)
-def watch_shards(run: Run, shards: Sequence[int]) -> list[int]:
-    """Write the watched inputs of shards; return their numbers of rows. A finished shard is kept."""
-    return [_watch_shard(run, shard) for shard in shards]
+def watch_shards(run: Run, shards: Sequence[int], limit: float = LIMIT_SECONDS) -> list[int]:
+    """Write the watched inputs of shards; return their numbers of rows. A finished shard is kept.
+
+    If a shard takes longer than `limit` seconds, its process is ended.
+    """
+    return watched(run, partial(_watch_shard, run), shards, limit)
 
 
 def _watch_shard(run: Run, shard: int) -> int:

@@ -6,6 +6,7 @@ Published rows are judged by `tasks.monitoring.ground_truth`; the rows here are 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -23,6 +24,7 @@ from tasks.scoring.publishing import (
 )
 from tasks.scoring.runs import Run, RunError, input_versions, read_context, scans
 from tasks.scoring.shards import name_of_shards
+from tasks.scoring.watchdog import LIMIT_SECONDS, watched
 from tasks.storage.store import Store
 
 
@@ -63,9 +65,12 @@ def resolve_evaluation(
 
 
 @task(name="evaluate-shards", task_run_name=name_of_shards("evaluate"), retries=1, retry_delay_seconds=1)
-def evaluate_shards(run: Run, shards: Sequence[int]) -> list[DataFile]:
-    """Write the judged rows of shards beside the files of the table; finished files are kept."""
-    return [_evaluate_shard(run, shard) for shard in shards]
+def evaluate_shards(run: Run, shards: Sequence[int], limit: float = LIMIT_SECONDS) -> list[DataFile]:
+    """Write the judged rows of shards beside the files of the table; finished files are kept.
+
+    If a shard takes longer than `limit` seconds, its process is ended.
+    """
+    return watched(run, partial(_evaluate_shard, run), shards, limit)
 
 
 def _evaluate_shard(run: Run, shard: int) -> DataFile:

@@ -23,7 +23,7 @@ from tasks.scoring.shards import (
     requested_path,
     result_path,
 )
-from tasks.scoring.watchdog import LIMIT_SECONDS, ended_when_stuck
+from tasks.scoring.watchdog import LIMIT_SECONDS, watched
 
 
 def _worth_another_try(_task: Any, _task_run: Any, state: State[Any]) -> bool:
@@ -45,11 +45,7 @@ def score_shards(run: Run, shards: Sequence[int], limit: float = LIMIT_SECONDS) 
     a shard, for example because storage does not answer, and is retried: the first shard without a result is at fault.
     If a shard takes longer than `limit` seconds, its process is ended.
     """
-    results = []
-    for shard in shards:
-        with ended_when_stuck(run, f"Shard {shard}", limit):
-            results.append(finished_result(run, shard) or _score_shard(run, shard))
-    return results
+    return watched(run, lambda shard: finished_result(run, shard) or _score_shard(run, shard), shards, limit)
 
 
 def _score_shard(run: Run, shard: int) -> ShardResult:

@@ -13,8 +13,9 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 from distributed import get_worker
 from prefect.logging import get_run_logger
@@ -22,6 +23,8 @@ from prefect.logging.handlers import APILogWorker
 
 from tasks.scoring.runs import Run
 from tasks.scoring.shards import ShardResult
+
+T = TypeVar("T")
 
 LIMIT_SECONDS = 1800.0
 """A task counts as stuck after this time if no earlier duration is known. At scale, the longest tasks take minutes."""
@@ -87,6 +90,15 @@ def ended_when_stuck(run: Run, work: str, limit: float = LIMIT_SECONDS) -> Itera
     finally:
         end.set()
         faulthandler.cancel_dump_traceback_later()
+
+
+def watched(run: Run, work: Callable[[int], T], shards: Sequence[int], limit: float) -> list[T]:
+    """The results of `work` for each shard; the process of one that takes longer than `limit` seconds is ended."""
+    results = []
+    for shard in shards:
+        with ended_when_stuck(run, f"Shard {shard}", limit):
+            results.append(work(shard))
+    return results
 
 
 def stuck(run: Run) -> list[str]:

@@ -14,8 +14,9 @@ from models.search import given_up, of_options
 from tasks.registry import bundles
 from tasks.scoring.runs import Run, input_versions, read_context, scans
 from tasks.scoring.shards import name_of_shards
+from tasks.scoring.watchdog import LIMIT_SECONDS
 from tasks.storage.store import Store, digest
-from tasks.training.fit import parts_of, write_parts
+from tasks.training.fit import parts_of, write_all_parts
 from tasks.training.study import COMPLETE, PRUNED, STOPPED, TrialResult
 
 STUDY = "study"
@@ -90,10 +91,9 @@ def incumbent(run: Run) -> dict[str, Any]:
 
 
 @task(name="prepare-study", task_run_name=name_of_shards("prepare-study"), retries=1, retry_delay_seconds=1)
-def prepare_study(run: Run, shards: Sequence[int]) -> list[str]:
-    """Write the training parts of shards for all trials; return the names of the parts. Finished parts are kept."""
-    prepare = search_of(run.scenario).prepare
-    return [name for shard in shards for name in write_parts(run, shard, prepare)]
+def prepare_study(run: Run, shards: Sequence[int], limit: float = LIMIT_SECONDS) -> list[str]:
+    """Write the training parts of shards for all trials; see `prepare_shards`."""
+    return write_all_parts(run, shards, search_of(run.scenario).prepare, limit)
 
 
 @task(name="find-folds")

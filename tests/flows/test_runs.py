@@ -153,6 +153,15 @@ def test_a_shard_that_never_ends_is_ended_and_scored_again_and_the_notes_say_so(
         assert "It was in _sleep" in note
 
 
+def test_so_is_one_whose_preparation_for_a_training_never_ends(command, trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("ALMANAC_STUCK_SECONDS", "3")
+    words = ("--sleeps", "n03", "--once", str(tmp_path / "stuck"))
+    output = command("toy", "train", "--store", trained.uri, "--json", *words)
+    assert output.status == 0, output.err
+    assert "had not finished after 3 s" in output.json["notes"][-1]
+    assert output.json["bundle"] == 2
+
+
 def test_each_step_of_the_driver_has_a_limit_from_its_own_history(command, trained):
     score(command, trained)
     place = Layout("toy").pace

@@ -98,7 +98,9 @@ class Plain(Scenario):
     def prepare_shard(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        return {"last": _last(tables, as_of).collect()}
+        last = _last(tables, as_of).collect()
+        _misbehave(last["name"].to_list(), options)
+        return {"last": last}
 
     def fit(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]

@@ -29,15 +29,24 @@ def ingest(source: str, shards: int | None = None, store: str | None = None) -> 
 
 
 @flow(name="toy-train", task_runner=task_runner())
-def train(as_of: date | None = None, loss: float = 1.0, store: str | None = None) -> dict[str, Any]:
+def train(
+    as_of: date | None = None,
+    loss: float = 1.0,
+    sleeps: list[str] | None = None,
+    once: str | None = None,
+    store: str | None = None,
+) -> dict[str, Any]:
     """Learn to double.
 
     Args:
         as_of: Last day to learn from.
         loss: What the backtest shall say.
+        sleeps: Names whose preparation never ends.
+        once: File that ends the misbehaviour as soon as it exists.
         store: URI of the store.
     """
-    return train_bundle(TOY, open_store(store), as_of, {"loss": loss})
+    misbehaviour = {"sleeps": sleeps, "once": once} if sleeps else {}
+    return train_bundle(TOY, open_store(store), as_of, {"loss": loss, **misbehaviour})
 
 
 @flow(name="toy-score", task_runner=task_runner())
