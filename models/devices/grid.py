@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 LOOKBACK = 60
 """Number of intervals before a cell that computations for it may use."""
 DAY = timedelta(days=1)
-_OFTEN = 20
+OFTEN = 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -201,11 +201,11 @@ def exchangeable(n: NDArray[np.int64], longest: int) -> Floats:
     return chances
 
 
-def age_chances(age: NDArray[np.int16], n: NDArray[np.int64]) -> Floats:
+def age_chances(age: NDArray[np.int16], n: NDArray[np.int64], often: int = OFTEN) -> Floats:
     """p-values of the ages 1 to LOOKBACK of something that occurs and lasts, shape (S, LOOKBACK).
 
     The share of the `n` cells at which it had lasted at least as long, plus one more occurrence of average
-    length. Beyond the greatest length that twenty occurrences reached, the predictive tail of a geometric length, as in
+    length. Beyond the greatest length that `often` occurrences reached, the predictive tail of a geometric length, as in
     `models.devices.calibration`, but at least that share of the past.
     """
     rows = np.arange(len(age))
@@ -218,12 +218,12 @@ def age_chances(age: NDArray[np.int16], n: NDArray[np.int64]) -> Floats:
     overall = np.where(times[:, :1] > 0, at_least[:, :1] / np.maximum(times[:, :1], 1), 1.0)
     mean = np.where(times > 0, at_least / np.maximum(times, 1), overall)
     p = np.maximum.accumulate(((mean + at_least) / (n[:, None] + mean))[:, ::-1], axis=1)[:, ::-1]
-    often = (times >= _OFTEN).sum(axis=1)
-    u = np.maximum(often, 1) - 1
+    lengths = (times >= often).sum(axis=1)
+    u = np.maximum(lengths, 1) - 1
     k, m, base = times[rows, u].astype(float), mean[rows, u], p[rows, u]
     decay = -1 / np.log1p(-1 / np.maximum(m, 1 + 1 / np.maximum(k, 1)))
     beyond = np.arange(LOOKBACK)[None, :] - u[:, None]
     excess = np.maximum(beyond, 0) / np.maximum(k * decay, 1e-9)[:, None]
     tail = base[:, None] * (1 + excess) ** -np.maximum(k, 1)[:, None]
     tail = np.maximum(tail, at_least / np.maximum(n, 1)[:, None])
-    return np.minimum(np.where((often > 0)[:, None] & (beyond > 0), tail, p), 1.0)
+    return np.minimum(np.where((lengths > 0)[:, None] & (beyond > 0), tail, p), 1.0)

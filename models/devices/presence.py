@@ -4,8 +4,8 @@ A sensor that sends every minute is silent after one missing reading; one that s
 not. The p-value of a gap is the share of the past intervals in which the sensor had been silent for at
 least as long, including a new gap; that of a run, the share in which it had shown the same value for at least as
 long (`grid.age_chances`). The longer a gap lasts beyond all earlier gaps, the less likely it is
-(`_beyond`). Gaps and runs of more than `LOOKBACK` intervals count as that long, except for sensors with such gaps in
-their past: the same rules then apply to their gaps in stretches of `STRETCH` intervals without a reading
+(`_beyond`). Gaps and runs of more than `LOOKBACK` intervals count as that long, except for sensors for which a longer
+gap can be less likely: the same rules then apply to their gaps in stretches of `STRETCH` intervals without a reading
 (`_p_of_silence`), up to `LONGEST` intervals.
 """
 
@@ -18,6 +18,8 @@ from models.devices.calibration import P_FLOOR
 from models.devices.grid import LOOKBACK, Floats, Grid, age_chances, ages, exchangeable
 
 _FEW_GAPS = 20
+_OFTEN = 10
+"""Nights and other long silences are few: those of two weeks show how much they differ."""
 FLAT_LENGTH = 5
 """Number of readings from which a run of the same value can be a flat line by itself."""
 _FEWEST_INTERVALS = 60
@@ -30,7 +32,8 @@ def fit(grid: Grid) -> pl.DataFrame:
     """One row per sensor: device, tag, `first` and `last` reading, number of `readings`, and three p-values.
 
     `p_of_gap` and `p_of_run` are arrays by length, from 1 to LOOKBACK. `p_of_silence` is a list by the number of stretches,
-    null for a sensor without gaps of LOOKBACK intervals. Intervals before the first reading do not count.
+    null for a sensor whose gaps of LOOKBACK intervals are as unlikely as can be. Intervals before the first reading do not
+    count.
     """
     absent = np.isnan(grid.values)
     columns = np.arange(grid.intervals)
@@ -40,16 +43,17 @@ def fit(grid: Grid) -> pl.DataFrame:
     since = columns[None, :] >= begin[:, None]
     gaps = np.where(since, ages(absent), 0).astype(np.int16)
     run_lengths = np.where(absent, 0, channels.runs(grid.values)).astype(np.int16)
+    p_of_gap = _beyond(gaps, since.sum(axis=1))
     times = grid.times
     return grid.keys.with_columns(
         times.gather(np.minimum(begin, grid.intervals - 1)).alias("first"),
         times.gather(end).alias("last"),
         pl.Series("readings", present.sum(axis=1)),
-        pl.Series("p_of_gap", _beyond(gaps, since.sum(axis=1)), dtype=pl.Array(pl.Float32, LOOKBACK)),
+        pl.Series("p_of_gap", p_of_gap, dtype=pl.Array(pl.Float32, LOOKBACK)),
         pl.Series(
             "p_of_run", age_chances(run_lengths, present.sum(axis=1)), dtype=pl.Array(pl.Float32, LOOKBACK)
         ),
-        _p_of_silence(present, gaps.max(axis=1, initial=0) >= LOOKBACK),
+        _p_of_silence(present, p_of_gap[:, -1] > P_FLOOR),
     )
 
 
@@ -71,7 +75,7 @@ def _beyond(gaps: NDArray[np.int16], n: NDArray[np.int64]) -> Floats:
     n + k exchangeable intervals, these k are the missing ones. Otherwise, beyond the longest gap, a gap continues
     with the probability of past gaps (Beta prior of 1/2 each). Fewer than 60 intervals are too few for that.
     """
-    p = age_chances(gaps, n)
+    p = age_chances(gaps, n, _OFTEN)
     rows = np.flatnonzero(((gaps == 1).sum(axis=1) < _FEW_GAPS) & (n >= _FEWEST_INTERVALS))
     starts = (gaps[rows] == 1).sum(axis=1)
     absent = (gaps[rows] > 0).sum(axis=1)

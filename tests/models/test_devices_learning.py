@@ -105,6 +105,16 @@ def test_a_sensor_that_reports_on_change_is_called_when_it_falls_silent_and_not_
     assert silent["is_anomaly"][-1]
 
 
+def test_a_door_that_is_never_opened_at_night_is_called_when_it_is_not_opened_by_day():
+    random = np.random.default_rng(1)
+    past = np.where(random.random(17 * 96) < 0.2, 1.0, np.nan)
+    past[(np.arange(len(past)) % 96 < 28) | (np.arange(len(past)) % 96 >= 76)] = np.nan
+    healthy = called_after(past[: 14 * 96], past[14 * 96 :], "15m")
+    assert not healthy["is_anomaly"].any()
+    silent = called_after(past[: 14 * 96], np.full(36 * 4, np.nan), "15m")
+    assert silent["is_anomaly"][-1]
+
+
 @pytest.mark.parametrize(("interval", "flap"), [("1m", 2), ("10m", 1), ("1h", 1)])
 def test_a_state_that_flaps_is_called_within_the_intervals_that_are_counted(interval, flap):
     per_hour = HOUR // Options.of({"interval": interval}).step
