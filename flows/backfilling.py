@@ -10,8 +10,7 @@ from prefect.logging import get_run_logger
 from flows.clock import Clock
 from flows.cluster import task_runner
 from flows.limits import BACKFILLING, limited
-from flows.listings import Number
-from flows.parameters import Moment, ParameterError
+from flows.parameters import Moment, Number, ParameterError
 from flows.progress import name_run, steps
 from flows.runs import score
 from flows.settings import open_store

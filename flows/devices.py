@@ -14,7 +14,7 @@ from flows.cluster import task_runner
 from flows.lifecycle import promotions
 from flows.limits import BACKFILLING, INGESTING, SCORING, TRAINING, limited
 from flows.listings import listings
-from flows.parameters import Moment, ParameterError, Share
+from flows.parameters import Bundle, Moment, ParameterError, Shards, Share
 from flows.reading import AS_THEY_ARE, Reading, ingests, reads
 from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources
@@ -35,7 +35,6 @@ from tasks.storage.store import Store
 Alpha = Annotated[float, Field(gt=0, le=0.05)]
 AlarmsPerDay = Annotated[float | None, Field(gt=0)]
 Hours = Annotated[int, Field(ge=1, le=1000)]
-Shards = Annotated[int | None, Field(ge=1, le=1000)]
 
 
 @limited(INGESTING, name="devices-ingest")
@@ -129,7 +128,7 @@ tune = tuning.flow_of(DEVICES, lambda store: _of_store(store))
 def score(
     as_of: Moment | None = None,
     alpha: Alpha = 0.001,
-    bundle: Annotated[int | None, Field(ge=1)] = None,
+    bundle: Bundle = None,
     alarms_per_day: AlarmsPerDay = None,
     catch_up: Hours = 24,
     dry_run: bool = False,
@@ -164,7 +163,7 @@ def backfill(
     from_: Moment,
     to: Moment | None = None,
     alpha: Alpha = 0.001,
-    bundle: Annotated[int | None, Field(ge=1)] = None,
+    bundle: Bundle = None,
     alarms_per_day: AlarmsPerDay = None,
     store: str | None = None,
 ) -> dict[str, Any]:

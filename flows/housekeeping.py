@@ -9,6 +9,7 @@ from prefect.artifacts import create_table_artifact
 from pydantic import Field
 
 from flows.limits import TIDYING, limited
+from flows.parameters import Number
 from flows.settings import open_store
 from models.errors import AlmanacError
 from tasks.housekeeping.container_groups import expire_deployment_records, orphaned_container_groups, parts
@@ -31,20 +32,18 @@ from tasks.housekeeping.retention import (
 )
 from tasks.storage.store import Store
 
-Days = Annotated[int, Field(ge=1)]
-
 
 @limited(TIDYING, name="housekeeping")
 def housekeeping(
     retention_days: Annotated[int, Field(ge=7)] = 90,
-    page_days: Days = 365,
-    run_days: Days = 30,
-    quarantine_days: Days = 365,
-    study_days: Days = 365,
-    tracking_days: Days = 730,
+    page_days: Number = 365,
+    run_days: Number = 30,
+    quarantine_days: Number = 365,
+    study_days: Number = 365,
+    tracking_days: Number = 730,
     ledger_days: Annotated[int, Field(ge=365)] = 1825,
     stuck_hours: Annotated[float, Field(gt=0)] = 24,
-    record_days: Days = 7,
+    record_days: Number = 7,
     resource_group: str | None = None,
     dry_run: bool = False,
     store: str | None = None,

@@ -6,7 +6,7 @@ from prefect import Flow
 from pydantic import Field
 
 from flows.limits import BY_HAND, limited
-from flows.listings import Number
+from flows.parameters import Number
 from flows.settings import open_store
 from models.scenario import Scenario
 from tasks.registry import promotion as promoting

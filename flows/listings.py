@@ -2,19 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from flows import catalogue
 from flows.modules import Direct
+from flows.parameters import Bundle, Number
 from flows.settings import open_store
 from models.scenario import Scenario
 from tasks.registry import bundles as saved
 from tasks.registry.bundles import BundleError
 from tasks.registry.listings import bundle_lines, run_lines
-
-Number = Annotated[int, Field(ge=1)]
 
 
 def listings(scenario: Scenario) -> tuple[Direct, ...]:
@@ -64,9 +61,7 @@ def history(scenario: str, last: Number = 20, store: str | None = None) -> Mappi
     return {"store": data_store.uri, "runs": lines, "notes": [] if lines else [nothing]}
 
 
-def export(
-    scenario: str, to: str, bundle: Annotated[int | None, Field(ge=1)] = None, store: str | None = None
-) -> Mapping[str, Any]:
+def export(scenario: str, to: str, bundle: Bundle = None, store: str | None = None) -> Mapping[str, Any]:
     """Write a bundle's estimators as ONNX, with what a caller needs to use them, and its own files.
 
     Args:

@@ -9,7 +9,7 @@ from flows.cluster import task_runner
 from flows.lifecycle import promotions
 from flows.limits import INGESTING, SCORING, TRAINING, limited
 from flows.listings import listings
-from flows.parameters import Moment, ParameterError, Share, amounts, hours
+from flows.parameters import Bundle, Moment, Number, ParameterError, Shards, Share, amounts, hours
 from flows.reading import AS_THEY_ARE, Reading, ingests, reads
 from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources, train_bundle
@@ -36,7 +36,7 @@ def ingest(
     telemetry_marks: Literal["end", "start"] | None = None,
     telemetry_hours: Amount | None = None,
     max_bad_share: Share = 0.05,
-    shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
+    shards: Shards = None,
     store: str | None = None,
     reading: Reading = AS_THEY_ARE,
 ) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def train(
     missed_failure_cost: Amount = 10.0,
     component_cost: list[str] | None = None,
     needless_inspection_cost: Amount = 1.0,
-    inspect_every_days: Annotated[int, Field(ge=1)] = 14,
+    inspect_every_days: Number = 14,
     lead: str | None = None,
     reason: str | None = None,
     budget: Budget = 4,
@@ -147,7 +147,7 @@ def score(
     as_of: Moment | None = None,
     from_: Moment | None = None,
     to: Moment | None = None,
-    bundle: Annotated[int | None, Field(ge=1)] = None,
+    bundle: Bundle = None,
     inspections_per_day: Annotated[int | None, Field(ge=1)] = None,
     cooldown_hours: Annotated[int | None, Field(ge=0)] = None,
     dry_run: bool = False,
@@ -183,10 +183,10 @@ def score(
 def evaluate(
     from_: Moment | None = None,
     to: Moment | None = None,
-    bundle: Annotated[int | None, Field(ge=1)] = None,
+    bundle: Bundle = None,
     at_most: evaluating.Count = evaluating.AT_MOST,
     cooldown_days: evaluating.Days = evaluating.COOLDOWN_DAYS,
-    machines_per_day: Annotated[int, Field(ge=1)] = 10,
+    machines_per_day: Number = 10,
     store: str | None = None,
 ) -> dict[str, Any]:
     """Judge published risks, or the risks that a bundle would have given, by their outcomes.

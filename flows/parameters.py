@@ -31,6 +31,15 @@ Moment = Annotated[date | datetime, BeforeValidator(_as_written)]
 Share = Annotated[float, Field(ge=0, le=1)]
 """A share of a whole, 0 to 1."""
 
+Number = Annotated[int, Field(ge=1)]
+"""A whole number, 1 or more."""
+
+Bundle = Annotated[int | None, Field(ge=1)]
+"""The number of a bundle; None: the champion, unless the flow says otherwise."""
+
+Shards = Annotated[int | None, Field(ge=1, le=1000)]
+"""The number of shards of a store; None: as before, or the default."""
+
 _Text = Annotated[str, Field(json_schema_extra={"pattern": PLAIN})]
 
 

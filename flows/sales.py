@@ -11,6 +11,7 @@ from flows.lifecycle import promotions
 from flows.limits import INGESTING, SCORING, TRAINING, limited
 from flows.listings import listings
 from flows.modules import Direct
+from flows.parameters import Bundle, Number, Shards, Share
 from flows.reading import AS_THEY_ARE, Reading, ingests, reads
 from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources, score, train_bundle
@@ -35,8 +36,8 @@ def ingest(
     covariates: str | None = None,
     events: str | None = None,
     column: list[str] | None = None,
-    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05,
-    shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
+    max_bad_share: Share = 0.05,
+    shards: Shards = None,
     week_ending: bool = False,
     daily: Weekday | None = None,
     returns: Returns | None = None,
@@ -112,9 +113,9 @@ tune = tuning.flow_of(SALES)
 @limited(SCORING, name="sales-forecast", task_runner=task_runner())
 def forecast(
     as_of: date | None = None,
-    bundle: Annotated[int | None, Field(ge=1)] = None,
+    bundle: Bundle = None,
     totals: list[str] | None = None,
-    total_weeks: list[Annotated[int, Field(ge=1)]] | None = None,
+    total_weeks: list[Number] | None = None,
     dry_run: bool = False,
     store: str | None = None,
 ) -> dict[str, Any]:

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Annotated, Any
+from typing import Any
 
 import polars as pl
 from prefect.logging import get_run_logger
-from pydantic import Field
 
 from flows.clock import Clock
 from flows.cluster import task_runner
 from flows.limits import BY_HAND, limited
-from flows.parameters import Share
+from flows.parameters import Bundle, Share
 from flows.progress import name_run
 from flows.settings import open_store
 from models.contracts import Decimals, Duplicates
@@ -39,7 +38,7 @@ def compare_plans(
     page: str | None = None,
     to: str | None = None,
     as_of: date | None = None,
-    bundle: Annotated[int | None, Field(ge=1)] = None,
+    bundle: Bundle = None,
     column: list[str] | None = None,
     max_bad_share: Share = 0.05,
     dates: DateOrder | None = None,
