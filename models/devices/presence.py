@@ -4,8 +4,8 @@ A sensor that sends every minute is silent after one missing reading; one that s
 not. The p-value of a gap is the share of the past intervals in which the sensor had been silent for at
 least as long, including a new gap; that of a run, the share in which it had shown the same value for at least as
 long (`grid.age_chances`). The longer a gap lasts beyond all earlier gaps, the less likely it is
-(`_beyond`). Gaps and runs of more than `LOOKBACK` intervals count as that long, except for sensors for which a longer
-gap can be less likely: the same rules then apply to their gaps in stretches of `STRETCH` intervals without a reading
+(`_beyond`). Gaps and runs of more than `LOOKBACK` intervals count as that long, except for sensors that were silent for
+a whole stretch of `STRETCH` intervals: the same rules then apply to the number of such stretches in a row
 (`_p_of_silence`), up to `LONGEST` intervals.
 """
 
@@ -32,8 +32,7 @@ def fit(grid: Grid) -> pl.DataFrame:
     """One row per sensor: device, tag, `first` and `last` reading, number of `readings`, and three p-values.
 
     `p_of_gap` and `p_of_run` are arrays by length, from 1 to LOOKBACK. `p_of_silence` is a list by the number of stretches,
-    null for a sensor whose gaps of LOOKBACK intervals are as unlikely as can be. Intervals before the first reading do not
-    count.
+    null for a sensor that never was silent for one. Intervals before the first reading do not count.
     """
     absent = np.isnan(grid.values)
     columns = np.arange(grid.intervals)
@@ -43,28 +42,28 @@ def fit(grid: Grid) -> pl.DataFrame:
     since = columns[None, :] >= begin[:, None]
     gaps = np.where(since, ages(absent), 0).astype(np.int16)
     run_lengths = np.where(absent, 0, channels.runs(grid.values)).astype(np.int16)
-    p_of_gap = _beyond(gaps, since.sum(axis=1))
     times = grid.times
     return grid.keys.with_columns(
         times.gather(np.minimum(begin, grid.intervals - 1)).alias("first"),
         times.gather(end).alias("last"),
         pl.Series("readings", present.sum(axis=1)),
-        pl.Series("p_of_gap", p_of_gap, dtype=pl.Array(pl.Float32, LOOKBACK)),
+        pl.Series("p_of_gap", _beyond(gaps, since.sum(axis=1)), dtype=pl.Array(pl.Float32, LOOKBACK)),
         pl.Series(
             "p_of_run", age_chances(run_lengths, present.sum(axis=1)), dtype=pl.Array(pl.Float32, LOOKBACK)
         ),
-        _p_of_silence(present, p_of_gap[:, -1] > P_FLOOR),
+        _p_of_silence(present),
     )
 
 
-def _p_of_silence(present: NDArray[np.bool_], is_long: NDArray[np.bool_]) -> pl.Series:
-    """p-values of stretches of `STRETCH` intervals without a reading, by their number in a row; null unless `is_long`."""
+def _p_of_silence(present: NDArray[np.bool_]) -> pl.Series:
+    """p-values of stretches of `STRETCH` intervals without a reading, by their number in a row; null if there was none."""
     starts = np.arange(0, present.shape[1], STRETCH)
-    has_reading = np.logical_or.reduceat(present[is_long], starts, axis=1)
+    has_reading = np.logical_or.reduceat(present, starts, axis=1)
     since = np.maximum.accumulate(has_reading, axis=1)
     silences = np.where(since, ages(~has_reading), 0).astype(np.int16)
-    chances = iter(_beyond(silences, since.sum(axis=1)))
-    lists = [next(chances).tolist() if one else None for one in is_long]
+    rows = np.flatnonzero(silences.any(axis=1))
+    chances = dict(zip(rows.tolist(), _beyond(silences[rows], since[rows].sum(axis=1)).tolist(), strict=True))
+    lists = [chances.get(row) for row in range(len(present))]
     return pl.Series("p_of_silence", lists, dtype=pl.List(pl.Float32))
 
 

@@ -115,6 +115,13 @@ def test_a_door_that_is_never_opened_at_night_is_called_when_it_is_not_opened_by
     assert silent["is_anomaly"][-1]
 
 
+def test_long_silences_are_counted_only_where_the_past_has_a_silent_stretch():
+    values = np.ones((2, 3000))
+    values[0, 100:3000:100], values[1, 100:160] = np.nan, np.nan
+    values[0, 200:220] = np.nan
+    assert presence.fit(grid(values))["p_of_silence"].is_null().to_list() == [True, False]
+
+
 @pytest.mark.parametrize(("interval", "flap"), [("1m", 2), ("10m", 1), ("1h", 1)])
 def test_a_state_that_flaps_is_called_within_the_intervals_that_are_counted(interval, flap):
     per_hour = HOUR // Options.of({"interval": interval}).step
