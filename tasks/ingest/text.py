@@ -89,13 +89,7 @@ def dialect_of(head: bytes, encoding: str | None = None) -> Text:
     below = lines_below(rows)
     rows = rows[:1] + rows[1 + below :]
     header = tuple(rows[0]) if rows else ()
-    above = _split(every[:before], separator)
-    names = tuple(with_groups(above, with_years(above, header)))
-    headless = len(names) > 1 and _is_data(names, rows[1] if len(rows) > 1 else ())
-    overhang = len(rows) > 1 and all(len(row) == len(names) + 1 and not row[-1] for row in rows[1:])
-    names = (*names, "") if overhang else names
-    if headless:
-        names = tuple(f"column {n}" for n in range(1, len(names) + 1))
+    names, headless, overhang = _names(header, _split(every[:before], separator), rows[1:])
     is_renamed = names != header or not is_quoted or any('"' in name for name in names)
     return Text(
         encoding,
@@ -112,6 +106,22 @@ def dialect_of(head: bytes, encoding: str | None = None) -> Text:
         below=below,
         wrapped_columns=_wrapped(_columns(rows[1:], len(names))),
     )
+
+
+def _names(
+    header: tuple[str, ...], above: Sequence[Sequence[str]], rows: Sequence[Sequence[str]]
+) -> tuple[tuple[str, ...], bool, bool]:
+    """The names of the columns, whether the header is a row of data, and whether `rows` end in one more, empty cell.
+
+    `above` are the rows before the header, which may name groups of columns or their years.
+    """
+    names = tuple(with_groups(above, with_years(above, header)))
+    headless = len(names) > 1 and _is_data(names, rows[0] if rows else ())
+    overhang = len(rows) > 0 and all(len(row) == len(names) + 1 and not row[-1] for row in rows)
+    names = (*names, "") if overhang else names
+    if headless:
+        names = tuple(f"column {n}" for n in range(1, len(names) + 1))
+    return names, headless, overhang
 
 
 def _lines(text: str, *, complete: bool) -> list[str]:
