@@ -17,6 +17,7 @@ from tasks.registry import bundles, ledger
 from tasks.scoring.events import emit
 from tasks.scoring.runs import Run, input_versions, scans
 from tasks.storage.commits import moment_spans
+from tasks.storage.faults import VersionError
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
@@ -109,9 +110,22 @@ def _changed_as_ofs(
                 some, cadence, [(begin, end) for version, begin, end in commits if version > number]
             )
             if near:
-                before = {**tables, name: store.scan(path, number)}
-                as_ofs |= {*scenario.changed_as_ofs(before, tables, near)}
+                as_ofs |= {*_changed(scenario, store, path, number, tables, near)}
     return sorted(as_ofs)
+
+
+def _changed(
+    scenario: CatchesUp, store: Store, path: str, version: int, tables: Frames, as_ofs: Sequence[AsOf]
+) -> Sequence[AsOf]:
+    """Those of `as_ofs` whose rows differ from those in a version of a table; all if the version is gone.
+
+    delta-rs removes versions after 30 days unless housekeeping keeps them for longer.
+    """
+    try:
+        before = store.scan(path, version)
+    except VersionError:
+        return as_ofs
+    return scenario.changed_as_ofs({**tables, path.rpartition("/")[2]: before}, tables, as_ofs)
 
 
 def _touched(

@@ -16,6 +16,10 @@ class StoreError(AlmanacError):
     is_temporary = True
 
 
+class VersionError(StoreError):
+    """A table no longer has a version."""
+
+
 def broke_off(error: BaseException) -> bool:
     """Whether a request got no answer, because its connection failed or was lost."""
     return re.search(r"error sending request|request or response body error", str(error)) is not None

@@ -30,7 +30,15 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from tasks.storage.faults import StoreError, broke_off, first_line, lasting_error, lost_race, patiently
+from tasks.storage.faults import (
+    StoreError,
+    VersionError,
+    broke_off,
+    first_line,
+    lasting_error,
+    lost_race,
+    patiently,
+)
 from tasks.storage.tables import FILES_OF_A_PARTITION, Table, compact, crowded_partitions, scan_table
 from tasks.storage.uris import check_holds_tables, check_uri, encoded, object_store
 
@@ -168,18 +176,19 @@ class Store:
     # tables
 
     def table(self, name: str, version: int | None = None) -> DeltaTable:
-        """A table at a version (default: the newest). Raises `StoreError` if it does not exist."""
+        """A table at a version (default: the newest). Raises `VersionError` if only the version does not exist, or
+        `StoreError`."""
         try:
             return _open(self.uri_of(name), version)
-        except TableNotFoundError:
-            raise StoreError(
-                f"{self.uri}: there is no table '{name}'. Ingest data first, or give another --store."
-            ) from None
         except Exception as error:
-            if version is not None and self.version(name) is not None:
+            if version is not None and (newest := self.version(name)) is not None:
+                raise VersionError(
+                    f"{self.uri}: table '{name}' no longer has version {version}; the newest is {newest}. "
+                    "A version is readable until its files are vacuumed."
+                ) from None
+            if isinstance(error, TableNotFoundError):
                 raise StoreError(
-                    f"{self.uri}: table '{name}' no longer has version {version}; the newest is "
-                    f"{self.version(name)}. A version is readable until its files are vacuumed."
+                    f"{self.uri}: there is no table '{name}'. Ingest data first, or give another --store."
                 ) from None
             raise StoreError(f"{self.uri}: table '{name}' cannot be read: {first_line(error)}") from None
 
