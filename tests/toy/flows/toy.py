@@ -45,8 +45,8 @@ def train(
         once: File that ends the misbehaviour as soon as it exists.
         store: URI of the store.
     """
-    misbehaviour = {"sleeps": sleeps, "once": once} if sleeps else {}
-    return train_bundle(TOY, open_store(store), as_of, {"loss": loss, **misbehaviour})
+    options = {"loss": loss} | ({"sleeps": sleeps, "once": once} if sleeps else {})
+    return train_bundle(TOY, open_store(store), as_of, options)
 
 
 @flow(name="toy-score", task_runner=task_runner())
