@@ -155,7 +155,7 @@ def one_of_each(
         _refuse_differing(several, unique, values, duplicates, amounts)
     if duplicates in ("add", "average"):
         sums = [c for c in amounts if duplicates == "add"]
-        aggregates = [pl.col(c).sum() if c in sums else _mean(rows, c) for c in values]
+        aggregates = put_together(rows, values, sums)
         unique_rows = several.group_by(unique, maintain_order=True).agg(pl.col(ROW).last(), *aggregates)
     elif gaps:
         unique_rows = _last_of_each(several, unique)
@@ -183,6 +183,12 @@ def _refuse_differing(
             "Expected --duplicates average or --duplicates last."
         )
     raise ContractError(_differing(differ, unique, values, amounts))
+
+
+def put_together(rows: pl.DataFrame, columns: Sequence[str], sums: Sequence[str]) -> list[pl.Expr]:
+    """One value of each of the `columns` for several `rows`: the sum of those in `sums`, the mean of other numbers, the
+    last of text."""
+    return [pl.col(c).sum() if c in sums else _mean(rows, c) for c in columns]
 
 
 def _mean(rows: pl.DataFrame, column: str) -> pl.Expr:

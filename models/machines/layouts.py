@@ -22,8 +22,8 @@ _COMPONENTS = ("component", "comp")
 _NASA = ("unit", "cycle", *(f"setting{n}" for n in (1, 2, 3)), *(f"s{n}" for n in range(1, 22)))
 """Columns of the files without a header."""
 _MACHINE = "machine"
-_MACHINE_IDS = ("machine_id", "machineID")
 """The component of failures without one."""
+_MACHINE_IDS = ("machine_id", "machineID")
 _RANGE = ("start", "end")
 _FLAG = r"(?i)(is[ _-]?|has[ _-]?|machine[ _-]?|equipment[ _-]?)?(failures?|failed|fail|breakdown|broken|fault)([ _-]?flag)?"
 

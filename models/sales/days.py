@@ -1,11 +1,12 @@
 """Days of sales or covariates, added up to weeks."""
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Literal, get_args
 
 import polars as pl
 
+from models.contracts import put_together
 from models.errors import ContractError
 
 Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
@@ -13,7 +14,7 @@ Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "satur
 _DAY = timedelta(days=1)
 
 
-def as_weeks(rows: pl.DataFrame, start: Weekday, amounts: Collection[str], table: str) -> pl.DataFrame:
+def as_weeks(rows: pl.DataFrame, start: Weekday, amounts: Sequence[str], table: str) -> pl.DataFrame:
     """`rows`, whose `week` is a day, with one for each key and whole week, dated by its first day.
 
     `amounts` are added up, other numbers averaged, and text is that of the last day. A week is whole if it begins and
@@ -37,7 +38,7 @@ def as_weeks(rows: pl.DataFrame, start: Weekday, amounts: Collection[str], table
         rows.with_columns(week)
         .filter(day + since.min() >= first, day + since.max() <= last)
         .group_by(*keys, "week", maintain_order=True)
-        .agg(_of_week(c, rows[c].dtype, c in amounts) for c in values)
+        .agg(put_together(rows, values, amounts))
         .select(rows.columns)
     )
     if weeks.is_empty():
@@ -46,9 +47,3 @@ def as_weeks(rows: pl.DataFrame, start: Weekday, amounts: Collection[str], table
             "least one week."
         )
     return weeks
-
-
-def _of_week(column: str, dtype: pl.DataType, is_amount: bool) -> pl.Expr:
-    if is_amount:
-        return pl.col(column).sum()
-    return pl.col(column).mean() if dtype.is_float() else pl.col(column).last()
