@@ -337,6 +337,16 @@ def is_unknown(text: Text) -> Text:
     return text.str.strip_chars().str.to_lowercase().is_in(UNKNOWN)
 
 
+def flags(texts: Text) -> Text:
+    """1.0 and 0.0 for numbers and for words such as on and off; null for other words.
+
+    >>> flags(pl.Series(["on", "0.0", "Nein", "pump", None])).to_list()
+    [1.0, 0.0, 0.0, None, None]
+    """
+    plain = texts.cast(pl.String).str.strip_chars().str.to_lowercase()
+    return plain.replace(_FLAG_WORDS).cast(pl.Float64, strict=False)
+
+
 def without_unknown(rows: pl.LazyFrame, columns: Sequence[str]) -> pl.LazyFrame:
     """`rows` with null for words for unknown values in those `columns` of text whose first known values are numbers."""
     schema = rows.collect_schema()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from models.contracts import FLAGS, ROW, RULE, AcceptResult
+from models.contracts import ROW, RULE, AcceptResult, flags
 from models.errors import ContractError
 from models.machines.chains import first_of_chains
 from models.machines.cleaning import tidy_rows, words
@@ -236,11 +236,11 @@ _FIRST_DAY, _LAST_DAY, _FIRST_DATE = 20_000, 60_000, 10_000_000
 """Days in Excel's count of the years 1954 and 2064; dates without separators, such as 20240129, are above all."""
 
 
-def _zeros(flags: pl.Series) -> int:
+def _zeros(values: pl.Series) -> int:
     """The number of zeros in a column of zeros and ones, also if these are words; 0 for other columns."""
-    texts = flags.cast(pl.String).str.strip_chars().str.to_lowercase()
-    plain = texts.replace({**FLAGS, "0.0": "0", "1.0": "1"})
-    return int((plain == "0").sum()) if plain.is_in(["0", "1"]).all() else 0
+    numbers = flags(values)
+    is_flag = numbers.is_in([0.0, 1.0]) | values.is_null()
+    return int((numbers == 0.0).sum()) if is_flag.fill_null(False).all() else 0
 
 
 def _is_preventive(raw: pl.DataFrame) -> pl.Expr:

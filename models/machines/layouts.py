@@ -7,6 +7,7 @@ from functools import partial, reduce
 
 import polars as pl
 
+from models.contracts import flags, is_unknown
 from models.errors import ContractError
 from models.layouts import TIMES, Layout, LayoutRequest, SourceFile, time_and_others, with_header
 
@@ -97,20 +98,26 @@ def _by_flag(
     """Telemetry with a flag that is 1 in rows of failures; those are the failures of `component`, unless it is mapped."""
     if request.table not in ("telemetry", "failures"):
         return list(files)
-    flags = {file.name: flag_of_failures(file.columns) for file in files}
+    names = {file.name: flag_of_failures(file.columns) for file in files}
     if request.table == "telemetry":
-        return [SourceFile(p.name, p.frame.drop(flags[p.name] or [])) for p in files]
-    name = [] if "component" in request.mapping else [pl.lit(component).alias("component")]
+        return [SourceFile(p.name, p.frame.drop(names[p.name] or [])) for p in files]
+    of = [] if "component" in request.mapping else [pl.lit(component).alias("component")]
     return [
-        SourceFile(p.name, p.frame.filter(_is_one(flag)).drop(flag).with_columns(name))
-        if (flag := flags[p.name])
-        else p
+        SourceFile(p.name, _failures(p, flag).with_columns(of)) if (flag := names[p.name]) else p
         for p in files
     ]
 
 
-def _is_one(column: str) -> pl.Expr:
-    return pl.col(column).cast(pl.String).str.strip_chars().str.contains(r"(?i)^(1(\.0*)?|true|yes|y)$")
+def _failures(file: SourceFile, flag: str) -> pl.LazyFrame:
+    """The rows in which `flag` is 1, without it. Raises `ContractError` for a value that is neither 1, 0 nor unknown."""
+    values = file.frame.select(pl.col(flag).cast(pl.String).drop_nulls().unique().sort()).collect()[flag]
+    odd = values.filter(~(flags(values).is_in([0.0, 1.0]).fill_null(False) | is_unknown(values)))
+    if odd.len():
+        raise ContractError(
+            f"{file.name}: '{flag}' is {odd[0]}. Expected 0 or 1, or words such as yes and no. Rename the column if it is "
+            "no flag of failures."
+        )
+    return file.frame.filter(flags(pl.col(flag)) == 1.0).drop(flag)
 
 
 def _equipment(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:

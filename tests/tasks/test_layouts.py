@@ -360,7 +360,7 @@ def test_a_file_may_be_named_after_its_machine(store, put):
     assert fleet(store, "telemetry", "vib") == [(f"P {n}", "01", 5.0) for n in (7, 8, 9)]
 
 
-@pytest.mark.parametrize(("works", "fails"), [("0", "1"), ("0.0", "1.0"), ("False", "True")])
+@pytest.mark.parametrize(("works", "fails"), [("0", "1"), ("0.0", "1.0"), ("False", "True"), ("off", "ON")])
 def test_the_flag_of_drives_is_their_failures_and_no_sensor(store, put, works, fails):
     source = put(
         "d.csv",
@@ -387,6 +387,16 @@ def test_a_flag_beside_readings_is_asked_for_and_then_read_as_failures_and_no_se
     ingest.fn(MACHINES, store, sources, mapping, 4, 0.05, {**options, "layout": "failure-flag"})
     assert fleet(store, "failures", "component") == [("M1", "03", "pump")]
     assert "Machine failure" not in store.scan("machines/telemetry").collect_schema()
+
+
+def test_words_that_are_no_flag_are_refused_and_do_not_mean_that_nothing_failed(store, put):
+    source = put("m.csv", "time,machine_id,vib,failure\n2024-01-01,M1,1,\n2024-01-02,M1,2,bearing\n")
+    sources, options = (
+        {"telemetry": source, "failures": source},
+        {"timezone": "UTC", "layout": "failure-flag"},
+    )
+    with pytest.raises(ContractError, match=r"'failure' is bearing\. Expected 0 or 1"):
+        ingest.fn(MACHINES, store, sources, {}, 4, 0.05, options)
 
 
 def test_an_asset_of_lookout_for_equipment_is_a_machine_and_its_label_ranges_are_failures(store, put):
