@@ -99,6 +99,7 @@ class Machines(
     charts = CHARTS
     search = MachinesSearch()
     load = staticmethod(risks.load)
+    complete = staticmethod(scoring.with_rank)
     estimate = staticmethod(interchange.estimate)
     interchange = staticmethod(interchange.interchange)
 
@@ -260,10 +261,6 @@ class Machines(
             return Scores(pl.DataFrame(schema=scoring.RISKS), outcome)
         first = context["observed"]["first"].item()
         return scoring.score(model, tables, keys, first, moment(as_of), options)
-
-    def complete(self, rows: pl.LazyFrame) -> pl.LazyFrame:
-        """The rows of all shards of a run as published, that is, with their rank."""
-        return scoring.with_rank(rows)
 
     def events(
         self, rows: pl.LazyFrame, frames: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]

@@ -83,6 +83,7 @@ class Sales(
     charts = CHARTS
     search = SalesSearch()
     load = staticmethod(load)
+    rebacktest = staticmethod(comparison.on_unseen)
     estimate = staticmethod(interchange.estimate)
     interchange = staticmethod(interchange.interchange)
 
@@ -151,11 +152,6 @@ class Sales(
 
     def fit(self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]) -> FitResult:
         return training.fit(parts, context, as_of, Options.of(options))
-
-    def rebacktest(
-        self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
-    ) -> tuple[float, float, int] | None:
-        return comparison.on_unseen(model, parts, backtest, trained_as_of)
 
     def requested_keys(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
         sales_options = Options.of(options)

@@ -61,38 +61,3 @@ from models.scenario.results import Event, File, FitResult, PublishedTable, Scor
 from models.scenario.run_view import RunView
 from models.scenario.searches import Search
 from models.scenario.training import train
-
-__all__ = [
-    "TALLIES",
-    "AsOf",
-    "CatchesUp",
-    "CompletesRows",
-    "Context",
-    "ControlChart",
-    "DerivesFromBundle",
-    "DerivesTables",
-    "EmitsEvents",
-    "EvaluatesBundles",
-    "Event",
-    "ExplainsRows",
-    "File",
-    "FitResult",
-    "Frames",
-    "GroundTruth",
-    "HasControlCharts",
-    "HasEstimators",
-    "HasGroundTruth",
-    "HasPage",
-    "HasSearch",
-    "MeetsChampions",
-    "PublishedTable",
-    "ReportsGaps",
-    "RunView",
-    "Scenario",
-    "Scores",
-    "Search",
-    "Table",
-    "WatchesInputs",
-    "train",
-    "with_shard",
-]
