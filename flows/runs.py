@@ -114,7 +114,7 @@ def train_bundle(
             run = with_context_notes(run)
         shards = training_shards(run)
     clock.mark("plan")
-    parts = sorted({*over_shards("preparing", prepare_shards, run, shards)})
+    parts = sorted({*chain.from_iterable(over_shards("preparing", prepare_shards, run, shards))})
     clock.mark("prepare")
     with _step(run, "fit"):
         challenger = fit(run, parts)

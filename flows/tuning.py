@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
 from typing import Annotated, Any
 
@@ -153,7 +154,7 @@ def tune_scenario(
     until = None if timeout is None else time.time() + seconds(timeout)
     run = resolve_study(scenario, store, as_of, defaults, seed, at_once)
     begin(run)
-    parts = sorted({*over_shards("preparing", prepare_study, run, training_shards(run))})
+    parts = sorted({*chain.from_iterable(over_shards("preparing", prepare_study, run, training_shards(run)))})
     searching = _Searching(run, parts, find_folds(run, parts))
     clock.mark("prepare")
     path = run.layout.study(run.id)

@@ -1,6 +1,7 @@
 """The steps of a run, called one by one without Prefect, in the order of `flows.runs`."""
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def train(
     """Train a bundle and compare it with the champion."""
     run = resolve_training.fn(scenario, store, as_of, options)
     begin.fn(run)
-    names = prepare_shards.fn(run, list(training_shards.fn(run)))
+    names = [*chain.from_iterable(prepare_shards.fn(run, list(training_shards.fn(run))))]
     challenger = fit.fn(run, names)
     return challenger, compare.fn(run, challenger, names)
 

@@ -7,7 +7,6 @@ The table `<scenario>/drift` has a row per `as_of` and feature (see `models.drif
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
-from functools import partial
 from typing import Any
 
 import polars as pl
@@ -21,8 +20,8 @@ from tasks.registry import bundles
 from tasks.scoring.events import emit
 from tasks.scoring.publishing import publish_derived
 from tasks.scoring.runs import Run, input_versions, scans
-from tasks.scoring.shards import name_of_shards, read_frame, requested_path
-from tasks.scoring.watchdog import LIMIT_SECONDS, watched
+from tasks.scoring.shards import read_frame, requested_path
+from tasks.scoring.watchdog import shard_task
 from tasks.storage.layout import DRIFT, Layout
 from tasks.storage.store import Store
 
@@ -70,16 +69,8 @@ def watched_shards(shards: Mapping[int, int], keys: int = WATCHED_KEYS) -> list[
     return sample
 
 
-@task(name="watch-shards", task_run_name=name_of_shards("watch"), retries=1, retry_delay_seconds=1)
-def watch_shards(run: Run, shards: Sequence[int], limit: float = LIMIT_SECONDS) -> list[int]:
-    """Write the watched inputs of shards; return their numbers of rows. A finished shard is kept.
-
-    If a shard takes longer than `limit` seconds, its process is ended.
-    """
-    return watched(run, partial(_watch_shard, run), shards, limit)
-
-
 def _watch_shard(run: Run, shard: int) -> int:
+    """Write the watched inputs of a shard; return their number of rows. A finished shard is kept."""
     path = _part(run, shard)
     if run.store.size(path) is None:
         frame = pl.DataFrame()
@@ -89,6 +80,9 @@ def _watch_shard(run: Run, shard: int) -> int:
         run.store.put_frame(path, frame)
         return frame.height
     return read_frame(run, path).height
+
+
+watch_shards = shard_task(_watch_shard, "watch-shards", "watch")
 
 
 @task(name="measure-drift")

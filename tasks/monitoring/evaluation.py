@@ -6,7 +6,6 @@ Published rows are judged by `tasks.monitoring.ground_truth`; the rows here are 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import polars as pl
@@ -23,8 +22,7 @@ from tasks.scoring.publishing import (
     write_data_file,
 )
 from tasks.scoring.runs import Run, RunError, input_versions, read_context, scans
-from tasks.scoring.shards import name_of_shards
-from tasks.scoring.watchdog import LIMIT_SECONDS, watched
+from tasks.scoring.watchdog import shard_task
 from tasks.storage.store import Store
 
 
@@ -64,16 +62,8 @@ def resolve_evaluation(
     return Run(scenario, "evaluate-bundle", store, newest, versions, options, output, number, notes)
 
 
-@task(name="evaluate-shards", task_run_name=name_of_shards("evaluate"), retries=1, retry_delay_seconds=1)
-def evaluate_shards(run: Run, shards: Sequence[int], limit: float = LIMIT_SECONDS) -> list[DataFile]:
-    """Write the judged rows of shards beside the files of the table; finished files are kept.
-
-    If a shard takes longer than `limit` seconds, its process is ended.
-    """
-    return watched(run, partial(_evaluate_shard, run), shards, limit)
-
-
 def _evaluate_shard(run: Run, shard: int) -> DataFile:
+    """Write the judged rows of a shard beside the files of the table; a finished file is kept."""
     marker = run.path(f"evaluated/{shard:04d}.json")
     record = run.store.get_json(marker)
     if record and is_in_place(run, data_file := DataFile(**record)):
@@ -85,6 +75,9 @@ def _evaluate_shard(run: Run, shard: int) -> DataFile:
     data_file = write_data_file(run, run.table, f"{run.id}-{shard:04d}", run.signed(rows))
     run.store.put_json(marker, asdict(data_file))
     return data_file
+
+
+evaluate_shards = shard_task(_evaluate_shard, "evaluate-shards", "evaluate")
 
 
 @task(name="publish-evaluation")

@@ -1,11 +1,9 @@
 """Scoring one shard."""
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
-from prefect import task
 from prefect.logging import get_run_logger
 from prefect.states import State
 
@@ -18,12 +16,11 @@ from tasks.scoring.shards import (
     STATUSES,
     ShardResult,
     keys_path,
-    name_of_shards,
     read_frame,
     requested_path,
     result_path,
 )
-from tasks.scoring.watchdog import LIMIT_SECONDS, watched
+from tasks.scoring.watchdog import shard_task
 
 
 def _worth_another_try(_task: Any, _task_run: Any, state: State[Any]) -> bool:
@@ -31,24 +28,9 @@ def _worth_another_try(_task: Any, _task_run: Any, state: State[Any]) -> bool:
     return not isinstance(state.result(raise_on_failure=False), AlmanacError)
 
 
-@task(
-    name="score-shards",
-    task_run_name=name_of_shards("score"),
-    retries=3,
-    retry_delay_seconds=[1, 5, 15],
-    retry_condition_fn=_worth_another_try,
-)
-def score_shards(run: Run, shards: Sequence[int], limit: float = LIMIT_SECONDS) -> list[ShardResult]:
-    """Score the requested keys of shards, one shard after the other, each into a file of the published table.
-
-    Readers do not see the files before `publish`. A finished shard is not scored again. An error raised here belongs to
-    a shard, for example because storage does not answer, and is retried: the first shard without a result is at fault.
-    If a shard takes longer than `limit` seconds, its process is ended.
-    """
-    return watched(run, lambda shard: finished_result(run, shard) or _score_shard(run, shard), shards, limit)
-
-
 def _score_shard(run: Run, shard: int) -> ShardResult:
+    if earlier := finished_result(run, shard):
+        return earlier
     start = time.perf_counter()
     keys = read_frame(run, requested_path(run)).filter(shard=shard).drop("shard")
     scores = score_keys(run, shard, keys)
@@ -57,6 +39,21 @@ def _score_shard(run: Run, shard: int) -> ShardResult:
         "Shard %d: %d keys, %d rows, %.1f s", shard, result.requested, result.rows, result.seconds
     )
     return result
+
+
+score_shards = shard_task(
+    _score_shard,
+    "score-shards",
+    "score",
+    retries=3,
+    retry_delay_seconds=[1, 5, 15],
+    retry_condition_fn=_worth_another_try,
+)
+"""Score the requested keys of shards, each shard into a file of the published table.
+
+Readers do not see the files before `publish`. A finished shard is not scored again. An error raised here belongs to a
+shard, for example because storage does not answer, and is retried: the first shard without a result is at fault.
+"""
 
 
 def finished_result(run: Run, shard: int) -> ShardResult | None:

@@ -1,6 +1,6 @@
 """Shards: planned before scoring, reconciled after it."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -74,16 +74,6 @@ def shard_groups(counts: Mapping[int, int], keys: int, alone: Collection[int] = 
             groups.append([shard])
             room = 0 if shard in alone else keys - counts[shard]
     return groups
-
-
-def name_of_shards(stem: str) -> Callable[..., str]:
-    """A function that names a task run after its shards: `score-shard-3`, or `score-shards-3-to-9` for several."""
-
-    def name(parameters: Mapping[str, Any]) -> str:
-        first, *more = parameters["shards"]
-        return f"{stem}-shards-{first}-to-{more[-1]}" if more else f"{stem}-shard-{first}"
-
-    return name
 
 
 @task(name="plan-shards")

@@ -15,9 +15,10 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from distributed import get_worker
+from prefect import Task, task
 from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogWorker
 
@@ -92,13 +93,26 @@ def ended_when_stuck(run: Run, work: str, limit: float = LIMIT_SECONDS) -> Itera
         faulthandler.cancel_dump_traceback_later()
 
 
-def watched(run: Run, work: Callable[[int], T], shards: Sequence[int], limit: float) -> list[T]:
-    """The results of `work` for each shard; the process of one that takes longer than `limit` seconds is ended."""
-    results = []
-    for shard in shards:
-        with ended_when_stuck(run, f"Shard {shard}", limit):
-            results.append(work(shard))
-    return results
+def shard_task(work: Callable[[Run, int], T], name: str, stem: str, **options: Any) -> Task[..., list[T]]:
+    """A Prefect task that calls `work(run, shard)` for one of its `shards` after the other, and returns the results.
+
+    If a shard takes longer than `limit` seconds, its process is ended. By default, a failed task is tried once more. Its
+    runs are named after `stem` and their shards: `score-shard-3`, or `score-shards-3-to-9` for several.
+    """
+
+    def each(run: Run, shards: Sequence[int], limit: float = LIMIT_SECONDS) -> list[T]:
+        results = []
+        for shard in shards:
+            with ended_when_stuck(run, f"Shard {shard}", limit):
+                results.append(work(run, shard))
+        return results
+
+    def name_of(parameters: dict[str, Any]) -> str:
+        first, *more = parameters["shards"]
+        return f"{stem}-shards-{first}-to-{more[-1]}" if more else f"{stem}-shard-{first}"
+
+    usual: dict[str, Any] = {"task_run_name": name_of, "retries": 1, "retry_delay_seconds": 1}
+    return task(name=name, **usual | options)(each)
 
 
 def stuck(run: Run) -> list[str]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import cast
 
 import polars as pl
@@ -15,8 +14,7 @@ from tasks.registry.code import code_version
 from tasks.registry.plots import plots
 from tasks.registry.registered_models import register
 from tasks.scoring.runs import Run, RunError, read_context
-from tasks.scoring.shards import name_of_shards
-from tasks.scoring.watchdog import LIMIT_SECONDS, watched
+from tasks.scoring.watchdog import shard_task
 
 BACKTESTS, EVALUATIONS = "backtests", "evaluations"
 
@@ -41,20 +39,12 @@ class Verdict:
     reason: str
 
 
-@task(name="prepare-shards", task_run_name=name_of_shards("prepare"), retries=1, retry_delay_seconds=1)
-def prepare_shards(run: Run, shards: Sequence[int], limit: float = LIMIT_SECONDS) -> list[str]:
-    """Write the training parts of shards; return the names of the parts. Finished parts are kept.
-
-    If a shard takes longer than `limit` seconds, its process is ended.
-    """
-    return write_all_parts(run, shards, run.scenario.prepare_shard, limit)
+def _prepare_shard(run: Run, shard: int) -> list[str]:
+    """Write the training parts of a shard; return their names."""
+    return write_parts(run, shard, run.scenario.prepare_shard)
 
 
-def write_all_parts(
-    run: Run, shards: Sequence[int], prepare: Callable[..., Mapping[str, pl.DataFrame]], limit: float
-) -> list[str]:
-    """Write the parts that `prepare` makes of each shard; return their names."""
-    return [*chain.from_iterable(watched(run, lambda shard: write_parts(run, shard, prepare), shards, limit))]
+prepare_shards = shard_task(_prepare_shard, "prepare-shards", "prepare")
 
 
 def write_parts(run: Run, shard: int, prepare: Callable[..., Mapping[str, pl.DataFrame]]) -> list[str]:

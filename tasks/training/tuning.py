@@ -13,10 +13,9 @@ from models.scenario import AsOf, HasSearch, Scenario, Search
 from models.search import given_up, of_options
 from tasks.registry import bundles
 from tasks.scoring.runs import Run, input_versions, read_context, scans
-from tasks.scoring.shards import name_of_shards
-from tasks.scoring.watchdog import LIMIT_SECONDS
+from tasks.scoring.watchdog import shard_task
 from tasks.storage.store import Store, digest
-from tasks.training.fit import parts_of, write_all_parts
+from tasks.training.fit import parts_of, write_parts
 from tasks.training.study import COMPLETE, PRUNED, STOPPED, TrialResult
 
 STUDY = "study"
@@ -90,10 +89,12 @@ def incumbent(run: Run) -> dict[str, Any]:
     return of_options(search.space, search.defaults(options))
 
 
-@task(name="prepare-study", task_run_name=name_of_shards("prepare-study"), retries=1, retry_delay_seconds=1)
-def prepare_study(run: Run, shards: Sequence[int], limit: float = LIMIT_SECONDS) -> list[str]:
-    """Write the training parts of shards for all trials; see `prepare_shards`."""
-    return write_all_parts(run, shards, search_of(run.scenario).prepare, limit)
+def _prepare_shard(run: Run, shard: int) -> list[str]:
+    """Write the training parts of a shard for all trials; return their names."""
+    return write_parts(run, shard, search_of(run.scenario).prepare)
+
+
+prepare_study = shard_task(_prepare_shard, "prepare-study", "prepare-study")
 
 
 @task(name="find-folds")

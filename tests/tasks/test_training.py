@@ -24,7 +24,7 @@ def run(store):
     training = resolve_training.fn(TOY, store, None, {"loss": 1.0})
     begin.fn(training)
     for shard in plan.fn(training):
-        assert prepare_shards.fn(training, [shard]) == ["last"]
+        assert prepare_shards.fn(training, [shard]) == [["last"]]
     return training
 
 
@@ -43,7 +43,7 @@ def test_a_part_is_prepared_once(run, monkeypatch):
         raise AssertionError("it was prepared again")
 
     monkeypatch.setattr(Toy, "prepare_shard", unexpected)
-    assert prepare_shards.fn(run, [0]) == ["last"]
+    assert prepare_shards.fn(run, [0]) == [["last"]]
 
 
 def test_a_part_knows_nothing_after_its_day(store):

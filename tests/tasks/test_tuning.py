@@ -1,5 +1,6 @@
 import time
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 
@@ -31,7 +32,7 @@ def study(store):
     steps.put(store, values(days=5))
     run = resolve_study.fn(TOY, store, None, {}, 7, 4)
     begin.fn(run)
-    return run, prepare_study.fn(run, list(plan.fn(run)))
+    return run, [*chain.from_iterable(prepare_study.fn(run, list(plan.fn(run))))]
 
 
 def test_the_days_but_the_first_are_folds_and_one_is_too_few(store, study):
