@@ -11,6 +11,8 @@ from pathlib import Path
 
 import uvicorn
 
+from flows._locking import lock_when_transactions_begin
+
 
 class Server(uvicorn.Server):
     """A server that ends `idle` seconds after its last connection closes, unless a command looking for it holds `lock`.
@@ -51,6 +53,7 @@ class Server(uvicorn.Server):
 def main() -> None:
     """`python -m flows._server PORT IDLE LOCK RECORD`."""
     port, idle, lock, record = sys.argv[1:]
+    lock_when_transactions_begin()
     factory = "prefect.server.api.server:create_app"
     config = uvicorn.Config(
         factory, factory=True, host="127.0.0.1", port=int(port), log_level="critical", access_log=False

@@ -6,11 +6,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from prefect.server.database import provide_database_interface
+from prefect.server.database.configurations import AioSqliteConfiguration
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
 
 from deployments.local import Local, LocalError
-from deployments.prefect_server import locking_session
 from flows import server
+from flows._locking import lock_when_transactions_begin
 
 
 @pytest.fixture
@@ -36,12 +39,18 @@ def test_a_server_that_ends_is_waited_for_no_longer(starting, monkeypatch):
         starting._wait()
 
 
-def test_a_transaction_of_automations_keeps_other_writers_waiting_before_it_reads(tmp_path):
+def test_transactions_of_a_server_keep_other_writers_waiting_before_they_read_but_no_readers(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(AioSqliteConfiguration, "begin_transaction", AioSqliteConfiguration.begin_transaction)
+    lock_when_transactions_begin()
     file = tmp_path / "prefect.db"
 
     async def begin_beside_it() -> None:
-        async with locking_session(begin_transaction=True) as session:
-            await session.connection()
+        database = provide_database_interface()
+        async with database.session_context(begin_transaction=True):
+            async with database.session_context() as reader:
+                assert (await reader.execute(sa.text("select 1"))).scalar() == 1
             with closing(sqlite3.connect(file, timeout=0)) as other:
                 other.execute("begin immediate")
 
