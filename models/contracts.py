@@ -124,7 +124,11 @@ def _further(
     others = [c for c in raw.columns if c not in (ROW, *required, *texts_before)]
     rows = raw.with_columns(_as_numbers(raw[c], alone=words is not None or c in types) for c in others)
     numbers = [c for c in _numeric(rows.select(others)) if not is_row_number(rows, c)]
-    return [rows[c] for c in numbers], _texts(raw.drop(ROW, *required, *numbers), words)
+    return [_without_nan(rows[c]) for c in numbers], _texts(raw.drop(ROW, *required, *numbers), words)
+
+
+def _without_nan(values: pl.Series) -> pl.Series:
+    return values.fill_nan(None) if values.dtype.is_float() else values
 
 
 def one_of_each(

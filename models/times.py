@@ -170,7 +170,7 @@ def _moments(text: pl.Series, timezone: str | None, order: DateOrder | None, few
 
 
 def _clocks(text: pl.Series, order: DateOrder | None, few: bool) -> tuple[pl.Series, pl.Series]:
-    """The local times of text, and the moments of numbers."""
+    """The local times of text, and the moments of numbers; 1707091200000 is not a time of 1707."""
     text = tidied(text)
     is_number, is_shortened = text.str.contains(_NUMBER), text.str.contains(_SHORTENED)
     if is_shortened.sum() == is_number.sum():
@@ -187,7 +187,7 @@ def _clocks(text: pl.Series, order: DateOrder | None, few: bool) -> tuple[pl.Ser
     clocks = clocks.zip_with(~ends_day, clocks.dt.offset_by("1d"))
     for form in _DAYS:
         clocks = clocks.fill_null(_with_whole_years(plain.str.to_date(form, strict=False).cast(_CLOCK)))
-    return clocks, moments
+    return clocks.set(moments.is_not_null(), None), moments
 
 
 def _of_numbers(values: pl.Series) -> tuple[pl.Series, pl.Series]:

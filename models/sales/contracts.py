@@ -1,8 +1,9 @@
 """The contracts of the inputs: sales history, marketing plan, attributes of stores and SKUs, covariates, events."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any, Literal
 
 import polars as pl
@@ -304,6 +305,24 @@ def _refuse_other_times(weeks: pl.Series, table: str) -> None:
         )
     if text.str.contains(_MONTH_AND_YEAR).all():
         raise ContractError(f"{table}: week is '{text[0]}', a month. Expected weeks, or days with --daily.")
+    _refuse_other_numbering(weeks, table)
+
+
+def _refuse_other_numbering(weeks: pl.Series, table: str) -> None:
+    """Raise `ContractError` if `weeks` have a week 0, or a week 53 of a year with 52: they are numbered from 1 January on,
+    so that the others are not ISO weeks, either."""
+    text = weeks.drop_nulls().cast(pl.String).str.strip_chars().unique(maintain_order=True)
+    for week in text.filter(text.str.contains(_FIRST_OR_LAST)):
+        year = int(re.findall(r"(?:19|20)\d\d", week)[0])
+        if (
+            re.search(r"53", week.replace(str(year), "", 1))
+            and date(year, 12, 28).isocalendar().week == _LONG_YEAR
+        ):
+            continue
+        raise ContractError(
+            f"{table}: week is '{week}', but {year} has no such ISO week, so all weeks are numbered in another way. "
+            "Expected ISO weeks, or the first day of each week."
+        )
 
 
 def _check_days(weeks: pl.Series, table: str, *, are_last: bool) -> None:
@@ -342,7 +361,10 @@ def _check_anchors(anchors: pl.DataFrame, table: str, most: int = 1) -> None:
 NUMBERS = (PRICE, IN_STOCK)
 """Further columns that have a meaning; they hold only numbers."""
 _WEEK_ALONE = r"(?i)^(w|kw|cw|wk|week|semaine|s)?[ .-]?([1-9]|[0-4]\d|5[0-3])$"
-_MONTH_AND_YEAR = r"^\pL{3,12}\.?[ /'-]+(\d\d|\d{4})$|^\d{4}[ /-]\pL{3,12}$"
+_MONTH_AND_YEAR = r"^\pL{3,12}\.?[ /'-]+(\d\d|\d{4})$|^\d{4}[ /-]\pL{3,12}$|^\d{4}-?M\d\d$"
+_FIRST_OR_LAST = r"^(19|20)\d\d\D{0,9}(00|53)$|^(19|20)\d\d\D{1,9}0$|^\D{0,9}(0?0|53)\D{1,3}(19|20)\d\d$"
+"""A week 0 or 53 with its year, such as 2021-W53 or 2021 53."""
+_LONG_YEAR = 53
 _FIRST = 200
 _MOST_ANCHORS = 2
 """If the weeks of one file start on more weekdays, they are days or months."""

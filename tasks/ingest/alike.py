@@ -11,10 +11,13 @@ from tasks.storage.staging import Staged
 
 _RECENT = timedelta(days=2)
 _ROUNDING = 1e-6
-SUM = (
-    r"(?i)^\s*((grand|sub|overall)[ -]?)?(total|totaal|totale|sum|summe|suma|gesamt|gesamtsumme|ergebnis|"
-    r"gesamtergebnis|zwischensumme|razem|celkem|toplam|итого)s?\s*:?\s*$"
+_SUM = (
+    r"((grand|sub|overall)[ -]?)?(total|totaal|totale|sum|summe|suma|gesamt|gesamtsumme|ergebnis|gesamtergebnis|"
+    r"zwischensumme|razem|celkem|toplam|итого)s?\s*:?\s*$"
 )
+SUM = rf"(?i)^\s*{_SUM}"
+_SUM_OF = rf"(?i)\s+{_SUM}"
+"""The end of the name of a sum of one key, such as `A1 Total`."""
 
 
 def alike(
@@ -78,11 +81,13 @@ def sums(scenario: Scenario, table: Table, rows: Staged) -> tuple[str, ...]:
         return ()
     frame = rows.rows()
     columns = sorted({*table.unique} & {*scenario.key})
-    first_of = {
-        column: frame.filter(pl.col(column).str.contains(SUM)).select(column).first().collect()
-        for column in columns
-    }
-    found = {column: (one.item(), "looks like a sum") for column, one in first_of.items() if one.height}
+    found = {}
+    for column in columns:
+        names = frame.select(pl.col(column).unique().sort()).collect().to_series()
+        parts = names.str.replace(_SUM_OF, "")
+        likely = names.filter(names.str.contains(SUM) | (parts != names) & parts.is_in(names.implode()))
+        if len(likely):
+            found[column] = likely[0], "looks like a sum"
     for amount in table.amounts:
         for column in columns:
             if (name := _sum_of_others(frame, column, table.unique, amount)) is not None:
@@ -112,7 +117,7 @@ def _values(rows: pl.LazyFrame, column: str) -> pl.DataFrame:
     plain = (
         pl.col(column)
         .str.to_lowercase()
-        .str.replace_all(r"[\s_-]+", "")
+        .str.replace_all(r"[\s_-]+|^'", "")
         .str.replace(r"^(\d+)\.0+$", "${1}")
         .str.replace(r"^0+(\w)", "${1}")
         .str.replace_all(r"([a-z])0+(\d)", "${1}${2}")

@@ -9,7 +9,8 @@ from models.contracts import Decimals, is_unknown
 from tasks.ingest.contents import LINES
 
 _BLANK = r" '’\x{a0}\x{202f}"
-_SIGN = r"[€$£¥%‰]|°[CF]?|\b(?:EUR|USD|GBP|CHF)\b"
+_CODES = "EUR|USD|GBP|CHF|AUD|BRL|CAD|CNY|CZK|DKK|HUF|INR|JPY|MXN|NOK|NZD|PLN|RON|SEK|TRY|ZAR"  # codespell:ignore zar
+_SIGN = rf"(?:\b(?:R|US|A|C))?\p{{Sc}}|[%‰]|°[CF]?|\bRs\b\.?|\b(?:{_CODES})\b"
 _UNIT = r"\d(\s*[\p{L}°][\p{L}\d°%/²³·^]*)$"
 _THOUSANDS = rf"[.{_BLANK}]"
 _DECIMAL_COMMA = rf"^[+-]?(\d+|\d{{1,3}}({_THOUSANDS}\d{{3}})+),\d+$"

@@ -27,6 +27,11 @@ from tasks.storage.tables import Table
 from tasks.storage.uris import encoded, is_remote, object_store
 
 _DATED = ("time", "week", "date")
+_FILE, _DAY = "@file", "@date"
+_DATE_IN_NAME = (
+    r"(?<!\d)(?:(?:19|20)\d\d[-_. ]?(?:W|KW)\d\d|(?:W|KW)[-_ ]?\d\d[-_. ](?:19|20)\d\d|"
+    r"(?:19|20)\d\d([-_.]?)\d\d\1\d\d|\d\d([-_.])\d\d\2(?:19|20)\d\d)(?!\d)"
+)
 _LISTED = 60
 _FIRST = 20
 """The number of rows that show what a column holds."""
@@ -99,8 +104,10 @@ def with_mapped(source: Source, mapping: Mapping[str, str], targets: Sequence[st
 
     `--column store==main` maps `store` to the column `=main`, which holds `main` in every row; `--column
     time=Date+Time` maps `time` to the column `Date+Time`, which holds both, separated by a blank, or null if one is
-    missing. Joined columns are dropped, unless they are also mapped themselves.
+    missing. Joined columns are dropped, unless they are also mapped themselves. `@file` and `@date` are columns that hold
+    the name of the file and the date in it; they are for files without the table's column.
     """
+    source = _with_name(source, {c: name for c, name in mapping.items() if c in targets})
     available, additions = source.columns, {}
     pieces: set[str] = set()
     for name in (name for column, name in mapping.items() if column in targets and name not in available):
@@ -111,6 +118,31 @@ def with_mapped(source: Source, mapping: Mapping[str, str], targets: Sequence[st
             additions[name] = pl.concat_str([pl.col(part).cast(pl.String) for part in parts], separator=" ")
             pieces |= {*parts} - {*mapping.values()}
     return replace(source, frame=source.frame.with_columns(**additions).drop(pieces)) if additions else source
+
+
+def _with_name(source: Source, mapping: Mapping[str, str]) -> Source:
+    """`source` with the columns `@file` and `@date`, as far as a mapping uses them for columns that `source` lacks."""
+    gaps = [name.split("+") for column, name in mapping.items() if column not in source.columns]
+    values = {part: _of_name(source, part) for parts in gaps for part in parts if part in (_FILE, _DAY)}
+    return replace(source, frame=source.frame.with_columns(**{c: pl.lit(v) for c, v in values.items()}))
+
+
+def _of_name(source: Source, part: str) -> str:
+    """The date in the name of a file, or the name without that date and without extensions.
+
+    >>> [_of_name(Source("in/shop 7_2024_W05.csv", pl.LazyFrame()), part) for part in ("@file", "@date")]
+    ['shop 7', '2024-W05']
+    """
+    name = source.name.rpartition("/")[2]
+    date = re.search(_DATE_IN_NAME, name)
+    if part == _FILE:
+        return name.replace(date[0] if date else "", "").partition(".")[0].strip(" _-")
+    if date is None:
+        raise SourceError(
+            f"{source.name}: its name has no date. Expected one such as sales_2024-01-29.csv or sales_2024-W05.csv. Rename "
+            "the file, or give all rows one value with --column week==VALUE."
+        )
+    return date[0].replace("_", "-")
 
 
 def read(uri: str, encoding: str | None = None) -> Iterator[Source]:
@@ -201,7 +233,7 @@ def _missing(source: Source, gaps: Sequence[str], mapping: Mapping[str, str], ta
     are = (
         f"column {texts[0]} is" if len(texts) == 1 else f"columns {', '.join(texts[:-1])} and {texts[-1]} are"
     )
-    columns = [name for name in source.columns if not name.startswith("=")]
+    columns = [name for name in source.columns if not name.startswith(("=", "@"))]
     others = [name for name in columns if name not in targets]
     is_likely = len(others) == len(gaps) == 1 and not _are_small_numbers(source, others[0])
     likely = others[0] if is_likely else "NAME_IN_THE_FILE"
@@ -212,6 +244,10 @@ def _missing(source: Source, gaps: Sequence[str], mapping: Mapping[str, str], ta
     ways = [f"map {'it' if len(texts) == 1 else 'them'} with {options}"] if others else []
     if likely == "NAME_IN_THE_FILE":
         ways.append(f"give all rows one value with --column {gaps[0]}==VALUE")
+        if gaps[0] not in _DATED:
+            ways.append(f"the name of their file with --column {gaps[0]}={_FILE}")
+        elif re.search(_DATE_IN_NAME, source.name):
+            ways.append(f"the date in the name of their file with --column {gaps[0]}={_DAY}")
         ways += [f"join several with --column {gaps[0]}=ONE+OTHER"] if len(others) > 1 else []
     way = ", or ".join(ways)
     return f"{are} missing. Found: {_listed(columns)}.\n{way[0].upper()}{way[1:]}."

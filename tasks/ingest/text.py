@@ -14,7 +14,7 @@ from tasks.ingest.contents import HEAD, LINES, DialectError, bytes_of, encoding_
 from tasks.ingest.numbers import Notation, plain_numbers, where
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
-_WRAPPED = r'^(?:="(.*)"|\s+(.*))$'
+_WRAPPED = r"""^(?:="(.*)"|'(\d.*)|\s+(.*))$"""
 _TOP = 30
 """The header is among this many lines."""
 _MOST_BELOW = 3
@@ -34,11 +34,11 @@ class Text:
     """How the text of a CSV file is written. `names` are the names in its header, unchanged unless `is_renamed`.
 
     `before` is the number of lines before the header, such as a title or `sep=;`. `wrapped_columns` are the positions
-    of columns whose values all begin or end with a blank, are padded with blanks to one length, or look like ="007",
-    which Excel treats as text. With `blanks`, blanks separate the values. In a `headless` file the first line holds
-    values; its columns are `column 1`, `column 2`, ... Unless `is_quoted`, quotes in values are marks, for example for
-    inches. Rows `overhang` the header if a separator ends each of them. `below` is the number of lines of hyphens or
-    units below the header.
+    of columns whose values all begin or end with a blank, are padded with blanks to one length, or look like ="007"
+    or '007, which spreadsheets treat as text. With `blanks`, blanks separate the values. In a `headless` file the first
+    line holds values; its columns are `column 1`, `column 2`, ... Unless `is_quoted`, quotes in values are marks, for
+    example for inches. Rows `overhang` the header if a separator ends each of them. `below` is the number of lines of
+    hyphens or units below the header.
     """
 
     encoding: str
@@ -113,9 +113,12 @@ def _names(
 ) -> tuple[tuple[str, ...], bool, bool]:
     """The names of the columns, whether the header is a row of data, and whether `rows` end in one more, empty cell.
 
-    `above` are the rows before the header, which may name groups of columns or their years.
+    `above` are the rows before the header, which may name groups of columns or their years. If all of them begin with #,
+    they are comments, and so does the header.
     """
     names = tuple(with_groups(above, with_years(above, header)))
+    if above and names and all(row[0].startswith("#") for row in above if row):
+        names = (names[0].removeprefix("#"), *names[1:])
     headless = len(names) > 1 and _is_data(names, rows[0] if rows else ())
     overhang = len(rows) > 0 and all(len(row) == len(names) + 1 and not row[-1] for row in rows)
     names = (*names, "") if overhang else names
@@ -204,7 +207,7 @@ def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
         frame = frame.with_columns(pl.all().str.replace('^"(.*)"$', "${1}").str.replace_all('""', '"'))
     wrapped_names = {text.names[i].strip() for i in text.wrapped_columns} & {*frame.collect_schema()}
     return (
-        frame.with_columns(pl.col(*wrapped_names).str.replace(_WRAPPED, "${1}${2}").str.strip_chars_end())
+        frame.with_columns(pl.col(*wrapped_names).str.replace(_WRAPPED, "${1}${2}${3}").str.strip_chars_end())
         if wrapped_names
         else frame
     )
@@ -223,7 +226,7 @@ def header_of(rows: Sequence[Sequence[str | None]]) -> int:
     """Index of the header among the first rows of a table: the fullest row above the first one with numbers.
 
     A row that is mostly empty is a title or a note; a row of years belongs to the weeks below it. The first column does
-    not count, because an index has no name.
+    not count, because an index has no name. Of comments, which begin with #, the last one counts.
     """
     rows = rows[:_TOP]
     if not rows:
@@ -234,7 +237,8 @@ def header_of(rows: Sequence[Sequence[str | None]]) -> int:
     above = _above_numbers(rows, [i for i in table if full[i] < width]) or _above_numbers(rows, table)
     years = [sum(re.fullmatch(_YEAR, cell or "") is not None for cell in row) for row in rows]
     first = [bool(row and (row[0] or "").strip()) for row in rows]
-    return max(above or table[:1] or [0], key=lambda i: (years[i] < 2, full[i], first[i]))
+    comments = [i if row and (row[0] or "").startswith("#") else 0 for i, row in enumerate(rows)]
+    return max(above or table[:1] or [0], key=lambda i: (years[i] < 2, full[i], first[i], comments[i]))
 
 
 def _above_numbers(rows: Sequence[Sequence[str | None]], some: Sequence[int]) -> list[int]:

@@ -57,6 +57,11 @@ def test_numbers_since_1970_are_told_apart_by_their_size(factor, dtype):
     assert utc(numbers, None).to_list() == [datetime(2024, 1, 5, 8, tzinfo=UTC)]
 
 
+def test_milliseconds_that_begin_like_a_date_of_another_century_are_milliseconds():
+    numbers = pl.Series("week", ["1707091200000", "1672617600000"])
+    assert days(numbers).to_list() == [date(2024, 2, 5), date(2023, 1, 2)]
+
+
 @pytest.mark.parametrize(
     "value",
     [

@@ -272,6 +272,10 @@ def test_a_number_is_the_name_of_a_column_of_a_sheet(tmp_path):
         (["9,50 €", "1.010,50 €"], ["9.50", "1010.50"]),
         (["$9.50", "$1,010.50"], ["9.50", "1,010.50"]),
         (["CHF 9", "CHF 10"], ["9", "10"]),
+        (["₹ 9", "₹ 10"], ["9", "10"]),
+        (["Rs. 9", "Rs. 10"], ["9", "10"]),
+        (["R$9", "R$10"], ["9", "10"]),
+        (["9 SEK", "10 SEK"], ["9", "10"]),
         (["9 €", "10 $"], ["9 €", "10 $"]),
     ],
 )
@@ -285,6 +289,20 @@ def test_currencies_in_text_that_is_not_of_csv_are_dropped_where_all_are_the_sam
     write_deltalake(tmp_path / "delta", table)
     for name in ("a.xlsx", "a.json", "a.jsonl", "a.parquet", "a.arrow", "delta"):
         assert rows(tmp_path / name)["price"].to_list() == numbers
+
+
+def test_an_apostrophe_before_all_digits_of_a_column_marks_text(tmp_path):
+    (tmp_path / "a.csv").write_text("sku,note\n'007,'90s\n'008,mix\n")
+    assert rows(tmp_path / "a.csv").rows() == [("007", "'90s"), ("008", "mix")]
+
+
+def test_a_header_below_comments_begins_like_them(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "# Turbine: 1, north\n#\n# Date and time,Power\n2024-01-01,5\n2024-01-02,6\n"
+    )
+    assert rows(tmp_path / "a.csv").columns == ["Date and time", "Power"]
+    (tmp_path / "b.csv").write_text("# of items,Power\n2024-01-01,5\n")
+    assert rows(tmp_path / "b.csv").columns == ["# of items", "Power"]
 
 
 def test_decimal_commas_are_numbers_and_text_with_commas_stays(tmp_path):

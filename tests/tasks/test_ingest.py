@@ -304,6 +304,64 @@ def test_a_line_of_totals_is_told(store, tmp_path):
     assert note.startswith("history: sku 'Grand total' looks like a sum, but is read like any other")
 
 
+def test_a_line_of_totals_of_one_key_is_told(store, tmp_path):
+    history = csv(
+        tmp_path, sales().with_columns(sku=pl.col("sku").replace({"3": "2 Ergebnis", "4": "5 Total"}))
+    )
+    (note,) = read(store, "history", history, SALES).alike
+    assert note.startswith("history: sku '2 Ergebnis' looks like a sum")
+
+
+@pytest.mark.parametrize("week", ["2021-W53", "2021 53", "53/2021", "2021 0", "KW00/2021"])
+def test_weeks_that_are_not_those_of_iso_are_refused(store, tmp_path, week):
+    lines = [f"1,A,2021-W{n:02},3" for n in range(1, 53)]
+    with pytest.raises(
+        ContractError, match=f"'{week}', but 2021 has no such ISO week.*first day of each week"
+    ):
+        read(store, "history", below_header(tmp_path, *lines, f"1,A,{week},3"), SALES)
+
+
+def test_a_year_that_has_a_week_53_may_have_it(store, tmp_path):
+    lines = [f"1,A,{week},3" for week in ("2020-W52", "2020-W53", "2021-W01")]
+    assert read(store, "history", below_header(tmp_path, *lines), SALES).accepted == len(lines)
+
+
+def test_a_covariate_that_is_nan_in_parquet_is_unknown(store, tmp_path):
+    price = pl.when(pl.col("store") == "A").then(float("nan")).otherwise("price").alias("price")
+    sales().with_columns(price).write_parquet(tmp_path / "sales.parquet")
+    assert read(store, "history", str(tmp_path / "sales.parquet"), SALES).quarantined == 0
+    assert table(store)["price"].null_count() == sales().height // 2
+
+
+def test_a_file_per_week_or_store_gives_the_date_and_the_name_of_the_store(store, tmp_path):
+    for shop in ("001", "002"):
+        for week in ("W05", "W06"):
+            csv(tmp_path / "files", "sku,units\n1,3\n", f"shop {shop}_2024-{week}.csv")
+    mapping = {"week": "@date", "store": "@file"}
+    read(store, "history", str(tmp_path / "files"), SALES, mapping=mapping)
+    weeks = [date(2024, 1, 29), date(2024, 2, 5)]
+    assert table(store).select("store", "week").rows() == [
+        (f"shop {n}", w) for n in ("001", "002") for w in weeks
+    ]
+
+
+def test_a_file_keeps_a_column_whose_values_other_files_have_in_their_names(store, tmp_path):
+    csv(tmp_path / "files", sales().filter(store="A").drop("store"), "shop 1.csv")
+    csv(tmp_path / "files", sales().filter(store="B"), "shop 2.csv")
+    read(store, "history", str(tmp_path / "files"), SALES, mapping={"store": "@file"})
+    assert {*table(store)["store"]} == {"shop 1", "B"}
+
+
+def test_a_file_without_a_date_in_its_name_is_named_and_the_missing_column_says_what_names_can_give(
+    store, tmp_path
+):
+    source = csv(tmp_path, "sku,units\n1,3\n", "shop.csv")
+    with pytest.raises(SourceError, match=r"store=@file(?!.*@date)"):
+        read(store, "history", source, SALES, mapping={"week": "=2024-W05"})
+    with pytest.raises(SourceError, match=r"shop.csv: its name has no date. Expected one such as"):
+        read(store, "history", source, SALES, mapping={"week": "@date", "store": "@file"})
+
+
 def test_a_store_that_is_the_sum_of_the_others_is_told(store, tmp_path):
     rows = sales()
     everywhere = rows.group_by("sku", "week").agg(pl.col("units").sum(), pl.col("price").mean())
