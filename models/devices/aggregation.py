@@ -128,7 +128,7 @@ def merge(readings: pl.DataFrame, new: pl.DataFrame) -> Merged:
     is too late.
     """
     fresh = once(new)
-    rows = readings.join(fresh.select(_INTERVAL).unique(), on=_INTERVAL, how="semi")
+    rows = readings.join(fresh, on=_INTERVAL, how="semi")
     if rows.is_empty():
         return Merged(aggregate(fresh), fresh.clear(), fresh.clear())
     apart = fresh.join(rows, on=_INTERVAL, how="anti")
@@ -139,7 +139,7 @@ def merge(readings: pl.DataFrame, new: pl.DataFrame) -> Merged:
     earlier = unfold(rows.filter(pl.col("point_times").is_not_null()))
     duplicates = fresh.join(earlier, on=POINT, how="semi")
     fresh = fresh.join(earlier, on=POINT, how="anti")
-    earlier = earlier.join(fresh.select(_INTERVAL).unique(), on=_INTERVAL, how="semi")
+    earlier = earlier.join(fresh, on=_INTERVAL, how="semi")
     return Merged(
         aggregate(pl.concat([earlier, fresh, apart])), duplicates.sort(*POINT), too_late.sort(*POINT)
     )

@@ -99,21 +99,24 @@ class Devices(
         An `as_of` within an hour means the hour's start; a date means the end of that day, or of its last hour with a
         reading. Raises `ContractError` if there is no reading before it, or if it is after the hour of the last reading.
         """
-        first, last, step = _extent(tables["readings"])
-        if first is None or last is None:
+        readings = tables["readings"]
+        last = _last(readings, now)
+        if last is None:
             raise ContractError(
                 "readings: the table has no rows. Ingest readings: python -m flows devices ingest"
             )
         if as_of is None:
-            complete = _hour(last) + HOUR if now >= _hour(last) + HOUR else _hour(last + step)
-            return max(complete, _hour(first) + HOUR)
+            start, end = _hour(last), _hour(last) + HOUR
+            is_over = now >= end or _hour(last + _step(readings, last)) > last
+            return end if is_over or not _begins_before(readings, start) else start
         if isinstance(as_of, datetime):
             end = _hour(moment_of(as_of))
         else:
             end = _hour(end_of(as_of))
             if start_of(as_of) <= last:
                 end = min(end, _hour(last) + HOUR)
-        if not first < end <= _hour(last) + HOUR:
+        if end > _hour(last) + HOUR or not _begins_before(readings, end):
+            first = readings.select(pl.col("time").min()).collect(engine="streaming").item()
             raise ContractError(
                 f"--as-of is {end:%Y-%m-%dT%H:%MZ}. There are readings from {first:%Y-%m-%dT%H:%MZ} to "
                 f"{last:%Y-%m-%dT%H:%MZ}: expected the end of an hour up to {_hour(last) + HOUR:%Y-%m-%dT%H:%MZ}."
@@ -307,18 +310,24 @@ def _hour(moment: datetime) -> datetime:
     return moment.replace(minute=0, second=0, microsecond=0)
 
 
-def _extent(readings: pl.LazyFrame) -> tuple[datetime | None, datetime | None, timedelta]:
-    """Times of the first and the last reading, and the shortest time between two in the last two hours."""
-    first, last = (
-        readings.select(pl.col("time").min().alias("a"), pl.col("time").max().alias("b"))
-        .collect(engine="streaming")
-        .row(0)
-    )
-    if last is None:
-        return None, None, timedelta(0)
+def _last(readings: pl.LazyFrame, now: datetime) -> datetime | None:
+    """The time of the last reading. If it is of the last two days, no older readings are read."""
+    last = pl.col("time").max()
+    for rows in (readings.filter(pl.col("time") >= now - 48 * HOUR), readings):
+        if (time := rows.select(last).collect(engine="streaming").item()) is not None:
+            return time
+    return None
+
+
+def _begins_before(readings: pl.LazyFrame, moment: datetime) -> bool:
+    return readings.filter(pl.col("time") < moment).select("time").head(1).collect().height > 0
+
+
+def _step(readings: pl.LazyFrame, last: datetime) -> timedelta:
+    """The shortest time between two readings in the two hours up to the `last` one."""
     recent = readings.filter(pl.col("time") > last - 2 * HOUR).select(pl.col("time").unique()).collect()
     steps = recent["time"].sort().diff().drop_nulls()
-    return first, last, steps.min() if len(steps) else timedelta(minutes=1)  # type: ignore[return-value]
+    return steps.min() if len(steps) else timedelta(minutes=1)  # type: ignore[return-value]
 
 
 DEVICES = Devices()

@@ -136,11 +136,10 @@ def _enqueue_times(text: pl.Series) -> pl.Series:
 
 def _current(readings: pl.LazyFrame, points: pl.DataFrame) -> pl.DataFrame:
     """The stored readings of the intervals of `points`."""
-    intervals = points.select(*KEY, "time").unique()
     time = pl.col("time")
     near = pl.any_horizontal(*(time.is_between(*hours, closed="left") for hours in _hours(points)))
     rows = readings.filter(near).select(Readings.column_names())
-    return rows.join(intervals.lazy(), on=[*KEY, "time"], how="semi").collect(engine="streaming")
+    return rows.join(points.lazy(), on=[*KEY, "time"], how="semi").collect(engine="streaming")
 
 
 def _hours(points: pl.DataFrame) -> list[tuple[datetime, datetime]]:

@@ -9,7 +9,8 @@ from models.errors import ContractError
 from models.scenario import Scenario, Table
 from tasks.storage.staging import Staged
 
-_RECENT = timedelta(days=2)
+_RECENT = (timedelta(hours=1), timedelta(days=2))
+"""How far before the rows of a stream others are read: more only if some keys of the rows are not among them."""
 _ROUNDING = 1e-6
 _SUM = (
     r"((grand|sub|overall)[ -]?)?(total|totaal|totale|sum|summe|suma|gesamt|gesamtsumme|ergebnis|gesamtergebnis|"
@@ -38,15 +39,19 @@ def alike(
     if not rows.height or (first not in tables and not is_first):
         return ()
     is_stream = is_first and table.rows_at_a_time is not None
-    reference = tables.get(first, rows.rows().clear())
+    references = [tables.get(first, rows.rows().clear())]
     if is_stream and first in tables:
-        begin = rows.rows().select(pl.col("time").min() - _RECENT).collect().item()
-        reference = reference.filter(pl.col("time") >= begin)
-    columns = {*table.unique} & {*scenario.key} & {*reference.collect_schema().names()}
+        begin = rows.rows().select(pl.col("time").min()).collect().item()
+        references = [tables[first].filter(pl.col("time") >= begin - past) for past in _RECENT]
+    columns = {*table.unique} & {*scenario.key} & {*references[0].collect_schema().names()}
     notes = []
     for column in sorted(columns):
-        values, others = (_values(frame, column) for frame in (rows.rows(), reference))
-        strays = values.join(others, on=column, how="anti")
+        values = _values(rows.rows(), column)
+        for reference in references:
+            others = _values(reference, column)
+            strays = values.join(others, on=column, how="anti")
+            if strays.is_empty():
+                break
         others = pl.concat([others, strays]) if is_first else others
         unknown = strays[column].filter(strays[column] != "*").sort()
         if len(unknown) and not (is_first or table.covariates):

@@ -149,11 +149,12 @@ def test_words_for_unknown_readings_refuse_no_file(store, tmp_path):
     assert (result.accepted, result.rules) == (2, {"value_unknown": 2, "value_not_a_number": 1})
 
 
-def test_devices_that_look_like_those_of_earlier_readings_are_told_once(store, tmp_path):
+@pytest.mark.parametrize("later", [60, 5400])
+def test_devices_that_look_like_those_of_earlier_readings_are_told_once(store, tmp_path, later):
     bring(store, csv(tmp_path, f"pump-1,t,{at(0)},1"))
-    (note,) = bring(store, csv(tmp_path, f"Pump-1,t,{at(60)},1")).alike
+    (note,) = bring(store, csv(tmp_path, f"Pump-1,t,{at(later)},1")).alike
     assert "'Pump-1' like 'pump-1'" in note
-    assert bring(store, csv(tmp_path, f"Pump-1,t,{at(120)},1")).alike == ()
+    assert bring(store, csv(tmp_path, f"Pump-1,t,{at(2 * later)},1")).alike == ()
 
 
 def test_devices_whose_names_look_alike_are_told_and_not_refused(store, tmp_path):
