@@ -26,7 +26,7 @@ QUARANTINE = {"source": pl.String, "row_number": pl.Int64, "row": pl.String, "ru
 _NUMERIC_SHARE = 0.95
 _FIRST = 200
 _ROW_NUMBER, _FEW_ROWS = (
-    re.compile(r"#|(?i:no|nr|row|index|idx|id|entry_id|row_?(no|nr|number|id)|__index_level_0__)\.?"),
+    re.compile(r"#|(?i:no|nr|row|record|index|idx|id|entry_id|row_?(no|nr|number|id)|__index_level_0__)\.?"),
     3,
 )
 _TEXT = (pl.String, pl.Categorical, pl.Enum)

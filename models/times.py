@@ -57,7 +57,8 @@ def utc(times: pl.Series, timezone: str | None, order: DateOrder | None = None) 
     """
     if timezone is not None and not is_timezone(timezone):
         raise ContractError(
-            f"--timezone {timezone}: not a known time zone. Expected a name such as UTC or Europe/Zurich."
+            f"--timezone {timezone}: not a known time zone. Expected a name such as UTC or Europe/Zurich, or "
+            "Etc/GMT-1, which is an hour ahead of UTC all year."
         )
     if isinstance(times.dtype, pl.Datetime) and times.dtype.time_zone is not None:
         return times.dt.convert_time_zone("UTC").cast(TIME)
@@ -80,7 +81,10 @@ def utc(times: pl.Series, timezone: str | None, order: DateOrder | None = None) 
         return moments
     none = pl.Series([None] * text.len(), dtype=_CLOCK)
     clocks = _filled(none, text, unread, lambda one: _clocks(one, order, few)[0])
-    return moments.fill_null(_by_order(moments, clocks, timezone))
+    moments = moments.fill_null(_by_order(moments, clocks, timezone))
+    if not _is_newest_first(moments):
+        return moments
+    return moments.fill_null(_by_order(moments.reverse(), clocks.reverse(), timezone).reverse())
 
 
 def days(values: pl.Series, order: DateOrder | None = None) -> pl.Series:
@@ -243,6 +247,11 @@ def _located(naive: pl.Series, timezone: str | None) -> pl.Series:
         return pl.Series(naive.name, [None] * naive.len(), dtype=TIME)
     there = naive.dt.replace_time_zone(timezone, ambiguous="null", non_existent="null")
     return there.dt.convert_time_zone("UTC")
+
+
+def _is_newest_first(moments: pl.Series) -> bool:
+    known = moments.drop_nulls()
+    return known.len() > 1 and known[-1] < known[0]
 
 
 def _by_order(moments: pl.Series, clocks: pl.Series, timezone: str) -> pl.Series:

@@ -28,6 +28,7 @@ ANY_DEVICE = "*"
 """The device of a kind that is set for a tag of all devices."""
 
 RAW_COLUMNS = ("device", "tag", "time", "value")
+_TIME = r"^\d{4}[-/]\d\d[-/]\d\d([ t]|$)|^\d\d?[./]\d\d?[./]\d{4}( |$)|^\d\d?:\d\d(:\d\d)?(\.\d+)?$"
 
 
 class Readings(dy.Schema):
@@ -144,7 +145,8 @@ def check_raw(
     `tag_missing`, `control_characters`, `digits_lost` (a name such as
     4.01E+12), `no_name` (such as nan), `tag_reserved`, `time_missing`, `time_unparsable` (also: an hour that `timezone` has
     twice or not at all), `time_in_future` (more than `tolerance` after `now`), `time_far_from_others`, `value_missing`,
-    `tag_of_words` (no value of the tag is a number, and its words are not states), `value_unknown` (a word such as NA),
+    `tag_of_words` (no value of the tag is a number, and its words are not states, or all are times),
+    `value_unknown` (a word such as NA),
     `value_not_a_number`, `value_not_finite`,
     `value_outside_limits`, `duplicate` (the same device, tag, time and value as an earlier row).
     `limits` has `tag`, `low`, `high` and may have `device`; null means no limit.
@@ -195,7 +197,8 @@ def _words(values: pl.Series, rows: pl.DataFrame) -> tuple[pl.Series, pl.Series]
     """For tags without any number: their words as numbers of states, and which rows hold words that are not states.
 
     A word begins with a letter; words for true and false count as neither. States are at most
-    `words.MOST_STATES` words, at least one of which is not a word for a missing reading.
+    `words.MOST_STATES` words, at least one of which is not a word for a missing reading. Dates and times are not
+    states either.
     """
     nothing = pl.repeat(None, values.len(), dtype=pl.Float64, eager=True)
     if values.dtype != pl.String or rows["value"].null_count() == values.null_count():
@@ -207,7 +210,10 @@ def _words(values: pl.Series, rows: pl.DataFrame) -> tuple[pl.Series, pl.Series]
     of_words = pl.col("is_word").any() & ~pl.col("is_other").any()
     distinct = pl.col("word").filter("is_word")
     few = (distinct.n_unique() <= words.MOST_STATES) & ~distinct.is_in([*words.NOTHING]).all()
-    states, texts = signs.select((of_words & few).over(KEY).alias("few"), (of_words & ~few).over(KEY))
+    of_times = pl.col("word").replace("", None).str.contains(_TIME).all() & (pl.col("word") != "").any()
+    states, texts = signs.select(
+        (of_words & few).over(KEY).alias("few"), (of_words & ~few | of_times).over(KEY)
+    )
     vocabulary = lower.filter(word & states).unique().to_list()
     numbers = lower.replace_strict(
         vocabulary, [*map(words.number_of, vocabulary)], default=None, return_dtype=pl.Float64

@@ -163,7 +163,7 @@ def _dimensions(files: Sequence[SourceFile], request: LayoutRequest) -> list[Sou
 def _influx(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """Tags other than InfluxDB's own name the device; the tag is `measurement.field`.
 
-    Pivoted rows have a column per field: all columns of numbers, unless one is mapped to the device.
+    Pivoted rows have a column per field: all columns of numbers or flags, unless one is mapped to the device.
     """
     result = []
     for file in files:
@@ -171,7 +171,7 @@ def _influx(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceF
         own_columns = ("result", "table", "", *TIMES)
         keys = sorted(c for c in columns if not c.startswith("_") and c not in own_columns)
         if not {"_value", "value"} & {*columns}:
-            numbers = _numeric(file, keys) - {request.mapping.get("device")}
+            numbers = _numeric(file, keys, ("true", "false")) - {request.mapping.get("device")}
             fields, keys = [k for k in keys if k in numbers], [k for k in keys if k not in numbers]
             index = [*keys, *(c for c in columns if c.startswith("_") or c in TIMES)]
             long = file.frame.unpivot(fields, index=index, variable_name="_field", value_name="_value")
@@ -200,10 +200,14 @@ def _states(files: Sequence[SourceFile], _: LayoutRequest) -> list[SourceFile]:
     ]
 
 
-def _numeric(file: SourceFile, columns: Sequence[str]) -> set[str]:
-    """The columns that hold only numbers."""
+def _numeric(file: SourceFile, columns: Sequence[str], flags: Sequence[str] = ()) -> set[str]:
+    """The columns that hold only numbers or `flags`."""
     text = pl.col(columns).cast(pl.String).str.strip_chars()
-    numbers = text.cast(pl.Float64, strict=False).is_not_null() | text.is_null() | (text == "")
+    numbers = (
+        text.cast(pl.Float64, strict=False).is_not_null()
+        | text.is_null()
+        | text.str.to_lowercase().is_in(["", *flags])
+    )
     numeric = file.frame.select(numbers.all()).collect().row(0, named=True)
     return {column for column in columns if numeric[column]}
 

@@ -1,6 +1,6 @@
 """The input tables: raw readings, which are folded exactly into intervals; labelled faults; kinds; sites."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from models.times import TIME, days
 ENQUEUED = "EnqueuedTimeUtc"
 TOLERANCE = timedelta(minutes=5)
 _MOST_RANGES = 50
+_FEWEST_REPEATS = 5
 _UNITS = ("unit", "units", "uom", "unit_of_measurement", "engineering_unit")
 """Names of columns with the unit of a reading, in lower case."""
 _NEW_AND_CHANGED: tuple[Literal["anti"], Literal["semi"]] = ("anti", "semi")
@@ -76,6 +77,8 @@ class ReadingsTable(Table):
         for column in ignored_columns:
             if column.rpartition(".")[2].casefold() in _UNITS:
                 _refuse_several(good, column)
+        if not options.get("duplicates") and ENQUEUED not in raw.columns:
+            _refuse_mixed(good, ignored_columns)
         begin = pl.col("time").dt.truncate(interval)
         points = good.select(*KEY, begin, pl.col("time").alias("at"), "value")
         return AcceptResult(points, bad, ignored_columns)
@@ -125,6 +128,29 @@ def _refuse_several(rows: pl.DataFrame, column: str) -> None:
             f"'{tag}' of '{device}' has readings in {one} and in {other}, by the column '{column}'. Expected one unit for "
             f"each sensor. Convert the readings, or add the unit to the name with --column 'tag=SENSOR_COLUMN+{column}'."
         )
+
+
+def _refuse_mixed(rows: pl.DataFrame, columns: Sequence[str]) -> None:
+    """Raise `ContractError` if most rows have the time of another one of their sensor, from which one of the `columns`
+    tells them apart: then the sensor is several, such as those of one name at two sites.
+
+    The column has the same values time and again, unlike one that numbers the rows.
+    """
+    at = [*KEY, "time"]
+    several = rows.filter(pl.struct(at).is_duplicated()) if columns else rows.clear()
+    if several.height <= rows.height / 2:
+        return
+    for column in columns:
+        name = several[column].cast(pl.String)
+        is_name = 1 < name.n_unique() <= name.len() / _FEWEST_REPEATS and not name.null_count()
+        if is_name and several.select(pl.struct(*at, column).is_unique().all()).item():
+            one, other = several.filter(pl.struct(at) == pl.struct(at).first())[column].head(2)
+            device, tag = several.select(KEY).row(0)
+            raise ContractError(
+                f"'{tag}' of '{device}' has several readings at the same time, told apart by the column '{column}': {one} "
+                f"and {other}. Expected one sensor. Add the column to a name with "
+                f"--column 'device=DEVICE_COLUMN+{column}', or, if it is one sensor, choose --duplicates average."
+            )
 
 
 def _enqueue_times(text: pl.Series) -> pl.Series:

@@ -131,7 +131,7 @@ def _of_files(
         columns,
         mapping,
         {**units, **{column: next(iter(names_of)) for column, names_of in all_units.items()}},
-        [*notes, *_unit_notes(table, all_units, {column for one in files for column in one.columns})],
+        [*notes, *_unit_notes(table, all_units, {*columns, *(c for one in files for c in one.columns)})],
     )
 
 
@@ -143,7 +143,7 @@ def _unit_notes(
     Raises `SourceError` if a column has another unit in another file, unless its rows are of several sensors.
     """
     for column, files in units.items():
-        if table.covariates and len(files) > 1:
+        if (table.covariates or column not in table.required_columns) and len(files) > 1:
             (unit, name), (other, later) = [*files.items()][:2]
             raise SourceError(
                 f"{later}: the numbers of '{column}' are in {other}, those of {name} in {unit}. Expected one unit. Convert "

@@ -187,6 +187,7 @@ def _of_document(rows: pl.DataFrame) -> pl.DataFrame:
 _NAME = r"(?:\\.|[^\s\\,=#\"])+"
 LINE = rf'{_NAME}(?:,{_NAME}={_NAME})* {_NAME}=(?:"[^"]*"|[^\n"])+ -?\d{{10,19}}\s*?(?:\n|$)'
 """Matches the first line in line protocol."""
+_SHORT_FLAGS = {"t": "true", "f": "false"}
 
 
 def rows_of_lines(content: bytes) -> pl.LazyFrame:
@@ -200,7 +201,8 @@ def rows_of_lines(content: bytes) -> pl.LazyFrame:
         keys = {"_measurement": measurement, "_time": parts[3], **dict(tag.split("=", 1) for tag in tags)}
         for name, value in re.findall(r'((?:\\.|[^=,\\])+)=("(?:\\.|[^"\\])*"|[^,]*),?', parts[2]):
             if not value.startswith('"'):
-                rows.append(keys | {"_field": _unescaped(name), "_value": value.rstrip("iu")})
+                plain = _SHORT_FLAGS.get(value.lower(), value.rstrip("iu"))
+                rows.append(keys | {"_field": _unescaped(name), "_value": plain})
     return pl.LazyFrame(rows, infer_schema_length=None)
 
 

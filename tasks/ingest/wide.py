@@ -12,7 +12,7 @@ from models.errors import ContractError
 from models.scenario import Table
 from models.times import days
 from tasks.ingest.alike import SUM
-from tasks.ingest.sources import Source, SourceError, renaming
+from tasks.ingest.sources import Source, SourceError, rename, renaming
 from tasks.ingest.text import WEEK
 
 EACH = "*"
@@ -63,7 +63,7 @@ def as_long(
         return source
     if table.schema.columns()[table.wide[0]].dtype == pl.Date:
         source = _without_prefix(source)
-    shape = _shape(source, table, mapping, renames, order)
+    shape = _shape(source, table, mapping, renames, order, wide=wide)
     if shape is None or len(shape.columns) < (1 if wide else _FEWEST):
         return source
     _refuse_unclear(source, table, shape, wide=wide)
@@ -93,8 +93,13 @@ def _shape(
     mapping: Mapping[str, str],
     renames: Mapping[str, str],
     order: DateOrder | None,
+    *,
+    wide: bool,
 ) -> _Shape | None:
-    """The shape of a file; None if it is not wide, or lacks more than its own name can give."""
+    """The shape of a file; None if it is not wide, or lacks more than its own name can give.
+
+    Raises `SourceError` for a file of sensors that lacks more, if it is to be read as `wide`.
+    """
     usual, values = table.wide or ("", "")
     names = next((column for column, name in mapping.items() if name == EACH), usual)
     present = {*renames, *source.columns}
@@ -111,7 +116,9 @@ def _shape(
     if names != usual:
         columns = [c for c in columns if _is_of_numbers(first[c])]
         return _Shape(names, values, names, columns, gaps, option=f"--wide --column '{names}={EACH}'")
-    if not {*gaps} <= {*table.shard_by}:
+    if others := [c for c in gaps if c not in table.shard_by]:
+        if wide:
+            rename(source, mapping, others, table.aliases)
         return None
     qualities = {
         c: q for q in columns for c in columns if re.fullmatch(rf"(?i){re.escape(c)}[ _.]?quality", q)

@@ -278,6 +278,7 @@ def test_the_order_of_rows_tells_which_of_two_hours_is_meant(pattern):
     several = [m for m in moments for _ in range(3)]
     interleaved = local.gather([n for n in range(150) for _ in range(3)])
     assert utc(interleaved, "Europe/Berlin").to_list() == several
+    assert utc(local.reverse(), "Europe/Berlin").to_list() == moments[::-1]
 
 
 @pytest.mark.parametrize(

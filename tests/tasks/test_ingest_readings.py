@@ -259,6 +259,22 @@ def test_a_sensor_in_two_units_is_refused_and_two_sensors_where_the_unit_is_in_t
     assert tags == ["temp °C", "temp °F"]
 
 
+def test_sensors_of_one_name_at_two_sites_are_refused_unless_the_site_is_in_the_name(store, tmp_path):
+    lines = [
+        f"{at(n)},pump,t,{n + 10 * k},{site}" for n in range(9) for k, site in enumerate(("north", "south"))
+    ]
+    source = csv(tmp_path, *lines, header="time,device,tag,value,site")
+    with pytest.raises(ContractError, match="by the column 'site': north and south"):
+        bring(store, source)
+    bring(store, source, mapping={"device": "device+site"})
+    assert table(store)["device"].unique().sort().to_list() == ["pump north", "pump south"]
+
+
+def test_readings_of_one_second_are_of_one_sensor_if_a_column_numbers_them(store, tmp_path):
+    lines = [f"{at(n // 2)},pump,t,{n},{n}" for n in range(18)]
+    assert bring(store, csv(tmp_path, *lines, header="time,device,tag,value,n")).accepted == 18
+
+
 def test_limits_of_a_device_are_for_that_device(store, tmp_path):
     limits = pl.DataFrame({"device": ["a", "b"], "tag": ["t", "t"], "low": [0, 10], "high": [None, 20]})
     lines = [

@@ -265,14 +265,15 @@ def test_tags_of_influxdb_are_the_device(store, put):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("a.csv", ",result,table,_time,_measurement,host,temp,level\n,,0,2024-01-01T00:00:00Z,boiler,gw 1,20.5,3\n"),
-        ("a.lp", 'boiler,host=gw\\ 1 temp=20.5,level=3i,note="a, b=c" 1704067200000000000\n'),
+        ("a.csv", ",result,table,_time,_measurement,host,temp,level,on\n,,0,2024-01-01T00:00:00Z,boiler,gw 1,20.5,3,true\n"),
+        ("a.lp", 'boiler,host=gw\\ 1 temp=20.5,level=3i,on=T,note="a, b=c" 1704067200000000000\n'),
     ],
 )  # fmt: skip
 def test_pivoted_rows_and_line_protocol_of_influxdb_have_several_fields(store, put, name, text):
     read(store, "readings", put(name, text), DEVICES, layout="influxdb")
     assert readings(store) == [
         ("gw 1", "boiler.level", "00:00", 3.0),
+        ("gw 1", "boiler.on", "00:00", 1.0),
         ("gw 1", "boiler.temp", "00:00", 20.5),
     ]
 

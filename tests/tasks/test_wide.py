@@ -105,7 +105,7 @@ def test_rows_of_several_devices_are_not_read_as_one(store, tmp_path):
     assert read(store, "readings", source, DEVICES, mapping={"device": "pump"}, wide=True).accepted == 36
 
 
-@pytest.mark.parametrize("name", ["No", "entry_id"])
+@pytest.mark.parametrize("name", ["No", "entry_id", "RECORD"])
 def test_a_column_that_counts_the_rows_is_no_sensor(store, tmp_path, name):
     rows = [f"2024-01-01T00:{n:02}:00Z,{n + 100},{n}" for n in range(9)]
     source = wide(tmp_path, "\n".join([f"time,{name},speed", *rows]), "a.csv")
@@ -198,6 +198,27 @@ def test_the_column_of_times_is_named_where_one_column_has_them(store, tmp_path)
     source = wide(tmp_path, SENSORS.replace("timestamp", "Date/Time"), "pump.csv")
     with pytest.raises(SourceError, match=r"(?s)--column time=Date/Time .*column per sensor.*add --wide"):
         read(store, "readings", source, DEVICES)
+    with pytest.raises(
+        SourceError, match=r"^pump.csv: column 'time' is missing.*\n.*--column time=Date/Time"
+    ):
+        read(store, "readings", source, DEVICES, wide=True)
+
+
+def test_a_second_column_of_times_is_no_sensor_and_does_not_stop_an_ingest(store, tmp_path):
+    rows = [f"2024-01-01T00:{n:02}:00Z,2024-01-01T00:{n:02}:01.5Z,{n}" for n in range(9)]
+    source = wide(tmp_path, "\n".join(["time,received,speed", *rows]), "a.csv")
+    assert read(store, "readings", source, DEVICES, wide=True).rules == {"tag_of_words": 9}
+    assert store.scan("devices/readings").collect()["tag"].unique().to_list() == ["speed"]
+
+
+def test_the_unit_in_the_cells_of_a_sensor_is_told_and_another_one_refused_later(store, tmp_path):
+    text = "time,temp\n2024-01-01T00:0{0}:00Z,20{1}\n2024-01-01T00:0{0}:30Z,21{1}"
+    source = wide(tmp_path, text.format(0, " °C"), "a.csv")
+    assert read(store, "readings", source, DEVICES, wide=True).alike == (
+        "readings: °C in the numbers of 'temp' is left out. Other files must have the same unit.",
+    )
+    with pytest.raises(SourceError, match=r"numbers of 'temp' are in °F, those of .* in °C"):
+        read(store, "readings", wide(tmp_path, text.format(1, " °F"), "a.csv"), DEVICES, wide=True)
 
 
 @pytest.mark.parametrize(
