@@ -13,6 +13,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import temporary_settings
+from prefect.workers.base import BaseWorker
 
 from deployments.declarations import MINE
 from deployments.environment import POOLS
@@ -54,7 +55,7 @@ def apply_pool(client: SyncPrefectClient, values: Mapping[str, str]) -> str:
     Raises `ServerError` if a pool of that name has another type.
     """
     name, kind = values["ALMANAC_POOL"], values["ALMANAC_POOL_TYPE"]
-    template = json.loads((POOLS / f"{kind}.json").read_text())
+    template = template_of(kind)
     try:
         pool = client.read_work_pool(name)
     except ObjectNotFound:
@@ -69,6 +70,16 @@ def apply_pool(client: SyncPrefectClient, values: Mapping[str, str]) -> str:
         return "unchanged"
     client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
     return "updated"
+
+
+def template_of(kind: str) -> dict[str, Any]:
+    """The base job template of pools of a type. A file without a job configuration adds variables to Prefect's own."""
+    content: dict[str, Any] = json.loads((POOLS / f"{kind}.json").read_text())
+    if "job_configuration" in content:
+        return content
+    template = BaseWorker.get_worker_class_from_type(kind).get_default_base_job_template()  # type: ignore[union-attr]
+    template["variables"]["properties"] |= content["variables"]["properties"]
+    return template
 
 
 def ours(client: SyncPrefectClient, pool: str) -> dict[str, DeploymentResponse]:

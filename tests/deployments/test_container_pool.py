@@ -8,7 +8,9 @@ from uuid import uuid4
 import pytest
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+from prefect.workers.process import ProcessWorker
 
+from deployments.server import template_of
 from tests.conftest import ROOT
 
 TEMPLATE = json.loads((ROOT / "deployments/work_pools/azure-container-instance.json").read_text())
@@ -160,3 +162,11 @@ def test_a_deployments_environment_comes_to_that_of_the_pool_and_keys_of_the_ser
     readable = json.dumps([v for v in variables.values() if "value" in v])
     assert "known-to-nobody" not in readable
     assert "user:word" not in readable
+
+
+def test_a_pool_of_processes_has_prefects_own_template_with_an_image():
+    template, containers = template_of("process"), template_of("azure-container-instance")
+    own = ProcessWorker.get_default_base_job_template()
+    assert template["job_configuration"] == own["job_configuration"]
+    assert template["variables"]["properties"].keys() - own["variables"]["properties"].keys() == {"image"}
+    assert containers == TEMPLATE
