@@ -228,9 +228,10 @@ def run(_: dict[str, Any], store: str | None = None) -> dict[str, Any]:
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     data_store = open_store(store)
-    if bundles.champion(data_store, MACHINES.name) is None:
-        train_bundle(MACHINES, data_store, None, {})
-    return score_run(MACHINES, data_store, "score", None, None, {}, dry_run=False)
+    is_first = bundles.champion(data_store, MACHINES.name) is None
+    notes = train_bundle(MACHINES, data_store, None, {})["notes"] if is_first else []
+    summary = score_run(MACHINES, data_store, "score", None, None, {}, dry_run=False)
+    return summary | {"notes": [*dict.fromkeys([*notes, *summary["notes"]])]}
 
 
 def _since(name: str, first: Moment | None) -> dict[str, str]:

@@ -80,7 +80,7 @@ def reads(function: Callable[..., R]) -> Callable[..., R]:
 def ingests(ingest: Flow[..., dict[str, Any]]) -> Callable[[Callable[..., R]], Callable[..., Any]]:
     """Decorate a function that begins with an ingest: it gets the parameters of that flow, with their help.
 
-    Its first argument is the result of the ingest. A dry run ends after the ingest.
+    Its first argument is the result of the ingest, whose notes precede its own. A dry run ends after the ingest.
     """
     *options, store = inspect.signature(ingest.fn).parameters.values()
     about = inspect.cleandoc(ingest.fn.__doc__ or "").partition("Args:\n")[2].partition(_STORE.strip())[0]
@@ -97,12 +97,24 @@ def ingests(ingest: Flow[..., dict[str, Any]]) -> Callable[[Callable[..., R]], C
             result = ingest.fn(**arguments)
             if arguments.get("dry_run"):
                 return result
-            return function(result, **mine, store=arguments.get("store"))
+            final = function(result, **mine, store=arguments.get("store"))
+            return final | {"notes": [*_notes(result), *final["notes"]]} if isinstance(final, dict) else final
 
         doc = inspect.cleandoc(function.__doc__ or "").replace("Args:\n", f"Args:\n{about.rstrip(' ')}")
         return _called(wrapped, full, doc)
 
     return make
+
+
+def _notes(ingest_result: dict[str, Any]) -> list[str]:
+    """The notes of an ingest, and a line for each rule that rows in quarantine break."""
+    tables = ingest_result["tables"]
+    bad = [
+        f"{table['table']}: {count:,} of {table['read']:,} rows are in quarantine: {rule}."
+        for table in tables
+        for rule, count in table["rules"].items()
+    ]
+    return [*(note for table in tables for note in table["alike"]), *bad]
 
 
 def _called(function: Callable[..., R], signature: inspect.Signature, doc: str) -> Callable[..., R]:

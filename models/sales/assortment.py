@@ -135,6 +135,21 @@ def unsold(tables: Frames, as_of: date) -> list[str]:
     return notes
 
 
+def late_stores(tables: Frames, newest: date) -> list[str]:
+    """A note on stores without an end whose last row is less than `UNSOLD_WEEKS` before the week `newest`."""
+    week = pl.col("week")
+    last = tables["history"].filter(week <= newest).group_by("store").agg(week.max())
+    late = last.filter(week < newest, week > newest - timedelta(weeks=UNSOLD_WEEKS))
+    stores = late.join(_ends(tables, "store"), on="store", how="anti").sort("store").collect()
+    if stores.is_empty():
+        return []
+    names = ", ".join(f"{store} (last week: {week})" for store, week in stores.head(NAMED).iter_rows())
+    more = f" and {len(stores) - NAMED:,} more" if len(stores) > NAMED else ""
+    return [
+        f"Stores without rows in the newest week, {newest}: {names}{more}. If their files are late, ingest them."
+    ]
+
+
 def _ends(tables: Frames, key: str) -> pl.LazyFrame:
     """The SKUs or stores that have an end, with the end as a date."""
     rows = tables.get(f"{key}s", pl.LazyFrame(schema={key: pl.String}))

@@ -7,6 +7,7 @@ import polars as pl
 
 from models.sales.categories import column_of
 from models.sales.panel import KEY, known_covariates
+from models.sales.successors import PREDECESSOR
 from models.scenario import Frames
 
 SCHEMA = {
@@ -53,6 +54,24 @@ def other_scales(tables: Frames, newest: date) -> list[str]:
         return []
     plan = tables["plan"].filter(pl.col("week") > newest)
     return changes_of_scale(plan, tables["history"], "the plan than in the history", "planned")
+
+
+def unknown_keys(tables: Frames, newest: date) -> list[str]:
+    """A note on planned SKUs, and one on stores, that the history lacks; a SKU with a predecessor is known by it."""
+    notes = []
+    for key, name in (("sku", "SKUs"), ("store", "stores")) if "plan" in tables else ():
+        planned = tables["plan"].filter(pl.col("week") > newest).select(pl.col(key).unique())
+        unknown = planned.join(tables["history"], on=key, how="anti").sort(key)
+        attributes = tables.get(f"{key}s")
+        if attributes is not None and PREDECESSOR in attributes.collect_schema():
+            unknown = unknown.join(attributes.filter(pl.col(PREDECESSOR).is_not_null()), on=key, how="anti")
+        names, count = unknown.collect()[key], planned.select(pl.len()).collect().item()
+        if len(names):
+            notes.append(
+                f"{len(names):,} of the {count:,} planned {name} are not in the history, such as '{names[0]}': they are "
+                "forecast as new ones. Correct the plan if they are known under other names."
+            )
+    return notes
 
 
 def changes_of_scale(rows: pl.LazyFrame, history: pl.LazyFrame, places: str, when: str) -> list[str]:

@@ -29,7 +29,7 @@ from models.sales import (
 from models.sales.calendar import incomplete_weeks, resolve_as_of
 from models.sales.contracts import TABLES
 from models.sales.covariates import joined
-from models.sales.gaps import other_scales, plan_gaps
+from models.sales.gaps import other_scales, plan_gaps, unknown_keys
 from models.sales.ground_truth import CHARTS, GROUND_TRUTH
 from models.sales.layouts import LAYOUTS
 from models.sales.model import Model, load
@@ -96,12 +96,15 @@ class Sales(
         return resolve_as_of(tables["history"], as_of, now)
 
     def omissions(self, tables: Frames, newest: AsOf) -> list[str]:
-        """Notes on incomplete weeks, ended SKUs, predecessors, events of unknown stores, and plans on another scale."""
+        """Notes on incomplete weeks, late stores, ended SKUs, predecessors, events of unknown stores, and plans with unknown
+        keys or on another scale."""
         return [
             *incomplete_weeks(tables["history"], newest),
+            *assortment.late_stores(tables, newest),
             *assortment.unsold(tables, newest),
             *successors.notes(tables, newest),
             *events.unknown_stores(tables),
+            *unknown_keys(tables, newest),
             *other_scales(tables, newest),
         ]
 

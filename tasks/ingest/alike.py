@@ -28,7 +28,8 @@ def alike(
     tables: Mapping[str, pl.LazyFrame],
     most: float,
 ) -> tuple[str, ...]:
-    """Notes on keys that the scenario's first table has only in another spelling or, without covariates, not at all.
+    """Notes on keys that the scenario's first table has only in another spelling, or not at all: for a table with
+    covariates, such as a plan, which may have new ones, if they are most.
 
     `tables` are the tables, including rows ingested before this one. Raises `ContractError` if such keys exceed the
     share `most` of a column's values. The first table is compared with itself and with the stored rows; if it is read in
@@ -53,11 +54,13 @@ def alike(
             if strays.is_empty():
                 break
         others = pl.concat([others, strays]) if is_first else others
-        unknown = strays[column].filter(strays[column] != "*").sort()
-        if len(unknown) and not (is_first or table.covariates):
+        unknown = strays.filter(pl.col(column) != "*").sort(column)
+        if table.covariates:
+            unknown = unknown.join(others, on="plain", how="anti")
+        if 2 * len(unknown) > values.height * table.covariates and not is_first:
             notes.append(
                 f"{table.name}: {len(unknown):,} of {values.height:,} values of '{column}' are not in {first}, for example "
-                f"'{unknown[0]}'."
+                f"'{unknown[column][0]}'."
             )
         pairs = strays.join(others.rename({column: "known"}), on="plain").filter(
             pl.col(column) != pl.col("known")

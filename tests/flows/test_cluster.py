@@ -1,7 +1,9 @@
 """The cluster of a run: as many local workers as tasks, shared by a flow and the flows that it calls."""
 
 import ast
+import logging
 import os
+import signal
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ from prefect.context import SettingsContext
 from prefect.runtime import task_run
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_REQUEST_TIMEOUT, temporary_settings
 
+from flows import _in_worker
 from flows.cluster import enough_workers, local_or_named, task_runner
 from flows.workers import WORKER_ENVIRONMENT
 
@@ -109,3 +112,15 @@ def test_workers_are_copies_of_a_command_only_as_long_as_it_has_one_thread(threa
     imported, environment = ast.literal_eval(result.stdout)
     assert imported == here
     assert environment.items() >= WORKER_ENVIRONMENT.items()
+
+
+def test_a_heartbeat_that_no_scheduler_answers_is_not_logged_as_an_error(monkeypatch):
+    logger = logging.getLogger("distributed.worker")
+    monkeypatch.setattr(logger, "filters", [])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    _in_worker.dask_setup(None)
+    records = [
+        logger.makeRecord(logger.name, logging.ERROR, "worker.py", 1, text, (), None)
+        for text in ("Failed to communicate with scheduler during heartbeat.", "Compute Failed")
+    ]
+    assert [bool(logger.filter(record)) for record in records] == [False, True]

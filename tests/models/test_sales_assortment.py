@@ -116,3 +116,26 @@ def test_a_store_without_sales_for_ten_weeks_is_told_unless_it_has_an_end_or_a_p
     assert assortment.unsold({**tables, "stores": stores.good.lazy()}, AS_OF) == []
     plan = pl.LazyFrame({"sku": ["old"], "store": ["shut"], "week": [AS_OF + timedelta(weeks=1)]})
     assert assortment.unsold({**tables, "plan": plan}, AS_OF) == []
+
+
+def test_a_store_without_rows_in_the_newest_week_is_named_unless_its_end_is_known():
+    history = market().filter((pl.col("week") < AS_OF) | (pl.col("store") != "s"))
+    history = pl.concat([history, market().with_columns(store=pl.lit("t"))])
+    (note,) = SALES.omissions({"history": history.lazy()}, AS_OF)
+    assert f"{AS_OF}: s (last week: {AS_OF - timedelta(weeks=1)}). If their files are late" in note
+    stores = pl.LazyFrame({"store": ["s"], "end": [str(AS_OF)]})
+    assert SALES.omissions({"history": history.lazy(), "stores": stores}, AS_OF) == []
+
+
+def test_planned_skus_and_stores_that_the_history_lacks_are_told_unless_a_predecessor_is_known():
+    week = AS_OF + timedelta(weeks=1)
+    plan = pl.LazyFrame({"sku": ["soup", "broth"], "store": ["s", "7"], "week": [week] * 2})
+    tables = {"history": market().lazy(), "plan": plan}
+    skus, stores = SALES.omissions(tables, AS_OF)
+    assert skus.startswith(
+        "1 of the 2 planned SKUs are not in the history, such as 'broth': they are forecast as new"
+    )
+    assert stores.startswith("1 of the 2 planned stores are not in the history, such as '7'")
+    heirs = pl.LazyFrame({"sku": ["broth"], "predecessor": ["stew"]})
+    assert not any("planned SKUs" in note for note in SALES.omissions({**tables, "skus": heirs}, AS_OF))
+    assert SALES.omissions({**tables, "plan": plan.filter(pl.col("week") <= AS_OF)}, AS_OF) == []

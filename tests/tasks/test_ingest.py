@@ -312,6 +312,16 @@ def test_a_line_of_totals_of_one_key_is_told(store, tmp_path):
     assert note.startswith("history: sku '2 Ergebnis' looks like a sum")
 
 
+def test_a_plan_whose_skus_are_mostly_unknown_is_told(store, tmp_path):
+    read(store, "history", csv(tmp_path, sales()), SALES)
+    plan = sales().drop("units")
+    few = csv(tmp_path, plan.with_columns(sku=pl.col("sku").replace("4", "90")), "few.csv")
+    assert read(store, "plan", few, SALES, dry_run=True).alike == ()
+    most = csv(tmp_path, plan.with_columns(sku="9" + pl.col("sku")), "most.csv")
+    (note,) = read(store, "plan", most, SALES, dry_run=True).alike
+    assert note == "plan: 5 of 5 values of 'sku' are not in history, for example '90'."
+
+
 @pytest.mark.parametrize("week", ["2021-W53", "2021 53", "53/2021", "2021 0", "KW00/2021"])
 def test_weeks_that_are_not_those_of_iso_are_refused(store, tmp_path, week):
     lines = [f"1,A,2021-W{n:02},3" for n in range(1, 53)]
