@@ -5,6 +5,7 @@ from typing import Any
 from prefect.logging import get_run_logger
 
 from flows.clock import Clock
+from flows.driver import driver_step
 from flows.progress import over_shards
 from models.drift import Rule
 from models.moments import time_text
@@ -41,14 +42,16 @@ def watch(scenario: Scenario, store: Store, *, cooldown_days: float = 28) -> dic
     if seen_by_bundle(run):
         note = f"Bundle {run.bundle} was trained on data up to {run.options['trained_as_of']}: there is no newer data."
         return result | {"drifted": [], "announced": False, "notes": [note], "seconds": clock.seconds}
-    counts = plan(run)
-    shards = watched_shards(counts)
+    with driver_step(run, "plan"):
+        counts = plan(run)
+        shards = watched_shards(counts)
     over_shards("watching", watch_shards, run, {shard: counts[shard] for shard in shards})
-    lines = measure_drift(run, shards, rule)
-    is_announced = publish_drift(run, lines, cooldown_days)
-    accuracy = accuracy_since(run)
-    if is_announced:
-        announce_drift(run, lines, accuracy)
+    with driver_step(run, "publish"):
+        lines = measure_drift(run, shards, rule)
+        is_announced = publish_drift(run, lines, cooldown_days)
+        accuracy = accuracy_since(run)
+        if is_announced:
+            announce_drift(run, lines, accuracy)
     alarms = lines.filter("drifted")
     message = reason(run, alarms) if alarms.height else f"Nothing has drifted as of {time_text(run.as_of)}."
     get_run_logger().info(message)

@@ -12,6 +12,7 @@ from pydantic import Field
 from flows.clock import Clock
 from flows.cluster import enough_workers, task_runner
 from flows.drifting import watch
+from flows.driver import driver_step
 from flows.limits import SCORING, limited
 from flows.parameters import Moment
 from flows.progress import gather, over_shards
@@ -92,8 +93,9 @@ def evaluate_published(
     judging = resolve_judging(scenario, store, since, until, at_most, hint, overrides)
     clock.mark("resolve")
     summary = _judging_summary(judging, clock) if judging.groups else _nothing_due(judging)
-    points = control_points(scenario, store)
-    announcement = announce_degraded(scenario, store, points, cooldown_days)
+    with driver_step(judging.run, "control"):
+        points = control_points(scenario, store)
+        announcement = announce_degraded(scenario, store, points, cooldown_days)
     clock.mark("control")
     latest = newest(points)
     summary |= {
@@ -120,11 +122,14 @@ def evaluate_bundle(
     """
     clock = Clock()
     run = resolve_evaluation(scenario, store, since, until, bundle, overrides)
-    begin(run)
-    parts = over_shards("evaluating", evaluate_shards, run, plan(run))
+    with driver_step(run, "plan"):
+        begin(run)
+        shards = plan(run)
+    parts = over_shards("evaluating", evaluate_shards, run, shards)
     clock.mark("evaluate")
-    publication = publish_evaluation(run, parts)
-    metrics = measure(run, parts)
+    with driver_step(run, "publish"):
+        publication = publish_evaluation(run, parts)
+        metrics = measure(run, parts)
     clock.mark("publish")
     return {
         "run_id": run.id,
@@ -148,12 +153,13 @@ def _judging_summary(judging: Judging, clock: Clock) -> dict[str, Any]:
     futures = judge.map(unmapped(run), [list(group) for group in judging.groups])
     results = [one for group in gather("judging", futures) for one in group]
     clock.mark("judge")
-    publication = publish_judgements(run, results)
-    metrics = measure_judgements.submit(run, targets, publication.version).result()
-    clock.mark("publish")
-    record = track_judgements(run, metrics)
-    remember_judgements(judging, results)
-    clock.mark("track")
+    with driver_step(run, "publish"):
+        publication = publish_judgements(run, results)
+        metrics = measure_judgements.submit(run, targets, publication.version).result()
+        clock.mark("publish")
+        record = track_judgements(run, metrics)
+        remember_judgements(judging, results)
+        clock.mark("track")
     pending_rows = sum(one.pending for one in results)
     get_run_logger().info("%d published times judged, %s rows pending", len(results), f"{pending_rows:,}")
     return {

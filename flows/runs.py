@@ -1,9 +1,7 @@
 """The three kinds of run that every scenario has: ingest, train and score."""
 
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from typing import Any
@@ -14,7 +12,7 @@ from prefect.logging import get_run_logger
 
 from flows.clock import Clock
 from flows.cluster import enough_workers
-from flows.deadlines import process_deadline
+from flows.driver import driver_step
 from flows.progress import gather, in_tasks, name_run, over_shards
 from flows.settings import settings
 from models.errors import AlmanacError
@@ -47,13 +45,7 @@ from tasks.scoring.shards import (
     reasons,
     reconcile,
 )
-from tasks.scoring.watchdog import (
-    limit_seconds,
-    remember_pace,
-    remember_step,
-    step_limit_seconds,
-    stuck,
-)
+from tasks.scoring.watchdog import limit_seconds, remember_pace, stuck
 from tasks.storage.format import state_format
 from tasks.storage.store import Store
 from tasks.training.fit import compare, fit, prepare_shards, track, training_shards
@@ -88,15 +80,6 @@ def ingest_sources(
     return {"store": store.uri, "tables": tables, "announced": news, "seconds": clock.seconds}
 
 
-@contextmanager
-def _step(run: Run, name: str) -> Iterator[None]:
-    """A step of the driver; its deadline follows from how long it took in earlier runs, or is a longer one that is set."""
-    start = time.monotonic()
-    with process_deadline(max(step_limit_seconds(run, name), settings().stuck_seconds or 0.0)):
-        yield
-    remember_step(run, name, time.monotonic() - start)
-
-
 def train_bundle(
     scenario: Scenario, store: Store, as_of: AsOf | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -108,7 +91,7 @@ def train_bundle(
     options, notes = with_tuned(scenario, store, options)
     run = resolve_training(scenario, store, as_of, options)
     name_run(f"{scenario.name}-train {time_text(run.as_of)}")
-    with _step(run, "plan"):
+    with driver_step(run, "plan"):
         begin(run)
         if as_of is None:
             run = with_context_notes(run)
@@ -116,7 +99,7 @@ def train_bundle(
     clock.mark("plan")
     parts = sorted({*chain.from_iterable(over_shards("preparing", prepare_shards, run, shards))})
     clock.mark("prepare")
-    with _step(run, "fit"):
+    with driver_step(run, "fit"):
         challenger = fit(run, parts)
         clock.mark("fit")
         verdict = compare(run, challenger, parts)
@@ -159,7 +142,7 @@ def score(
     clock = Clock()
     run = resolve_scoring(scenario, store, flow, as_of, bundle, options, again=again)
     name_run(f"{scenario.name}-{flow} {time_text(run.as_of)}")
-    with _step(run, "plan"):
+    with driver_step(run, "plan"):
         if as_of is None:
             notes = [*stale(scenario, store, run.as_of), *skipped(scenario, store, flow, run.as_of)]
             run = with_notes(run, notes)
@@ -182,7 +165,7 @@ def score(
     if newer := covered_by(run, other):
         note = f"Run {newer} has published {time_text(run.as_of)} from newer data: these rows are no longer needed."
         return summary | _unpublished_summary(run, clock, note) | {"covered_by": newer}
-    with _step(run, "publish"):
+    with driver_step(run, "publish"):
         return _publish(run, results, counts, clock, other)
 
 

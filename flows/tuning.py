@@ -13,6 +13,7 @@ from pydantic import Field
 
 from flows.clock import Clock
 from flows.cluster import enough_workers, task_runner
+from flows.driver import driver_step
 from flows.limits import TUNING, limited
 from flows.parameters import Moment, seconds
 from flows.progress import gather, over_shards
@@ -153,9 +154,12 @@ def tune_scenario(
     clock = Clock()
     until = None if timeout is None else time.time() + seconds(timeout)
     run = resolve_study(scenario, store, as_of, defaults, seed, at_once)
-    begin(run)
-    parts = sorted({*chain.from_iterable(over_shards("preparing", prepare_study, run, training_shards(run)))})
-    searching = _Searching(run, parts, find_folds(run, parts))
+    with driver_step(run, "plan"):
+        begin(run)
+        shards = training_shards(run)
+    parts = sorted({*chain.from_iterable(over_shards("preparing", prepare_study, run, shards))})
+    with driver_step(run, "folds"):
+        searching = _Searching(run, parts, find_folds(run, parts))
     clock.mark("prepare")
     path = run.layout.study(run.id)
     with open_study(store, path, run.id, search_of(scenario).space, seed) as (study, save):
@@ -165,15 +169,17 @@ def tune_scenario(
         clock.mark("search")
         verdict = _judge(searching, study)
         clock.mark("judge")
-        view, counts = _view(searching, study, verdict), study.counts
+        with driver_step(run, "view"):
+            view, counts = _view(searching, study, verdict), study.counts
     get_run_logger().info(verdict.reason)
     challenger = _challenger(searching, verdict) if verdict.better else None
     clock.mark("train")
-    page = write_study_page(run, sections(view))
-    announce_study(run, page, view.choices.to_dicts(), verdict.reason)
-    clock.mark("page")
-    record = _track(run, view, challenger)
-    clock.mark("track")
+    with driver_step(run, "report"):
+        page = write_study_page(run, sections(view))
+        announce_study(run, page, view.choices.to_dicts(), verdict.reason)
+        clock.mark("page")
+        record = _track(run, view, challenger)
+        clock.mark("track")
     return {
         "run_id": run.id,
         "as_of": run.as_of.isoformat(),
@@ -199,14 +205,16 @@ def _search(
 ) -> None:
     """Extend the study to `trials` in batches; proposals depend on earlier batches only."""
     while study.done < trials and (until is None or time.time() < until):
-        batch = study.ask(min(at_once, trials - study.done))
-        save()
-        limits = bars([losses for _, losses in study.complete()])
+        with driver_step(searching.run, "propose"):
+            batch = study.ask(min(at_once, trials - study.done))
+            save()
+            limits = bars([losses for _, losses in study.complete()])
         numbers, values = [trial.number for trial in batch], [trial.values for trial in batch]
         results = searching.try_out(numbers, values, len(searching.folds) - 1, limits, until)
-        for number, result in zip(numbers, results, strict=True):
-            study.tell(number, result)
-        save()
+        with driver_step(searching.run, "record"):
+            for number, result in zip(numbers, results, strict=True):
+                study.tell(number, result)
+            save()
         if results and all(result.state == FAILED for result in results) and not study.complete():
             raise TuningError(
                 f"{searching.run.scenario.name}: the first {len(results)} trials failed, so the study ends. "

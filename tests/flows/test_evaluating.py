@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from flows.modules import with_commands
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 from tests import toy
 
@@ -44,6 +45,10 @@ def test_what_was_published_is_judged_measured_charted_and_shown_on_the_next_pag
     assert summary["metrics"]["all"] == {"rows": 36, "mean_error": pytest.approx(error, abs=1e-4)}
     assert len(summary["metrics"]["at"]) == 6
     assert summary["mlflow_run"]
+    paces = Store(str(scored)).get_json(Layout("toy").pace)
+    assert paces.keys() >= {"evaluate publish", "evaluate control"}, (
+        "each step has a limit from its own history"
+    )
     (newest,) = summary["control"]
     assert newest["period"] == str(DAYS[7])
     assert newest["verdict"] in ("degraded", "improved")

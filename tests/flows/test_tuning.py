@@ -13,6 +13,7 @@ import pytest
 from models.devices.scenario import DEVICES
 from models.search import inside, of_options
 from tasks.registry import bundles
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 from tasks.training.study import open_study
 from tests import steps, toy
@@ -79,6 +80,12 @@ def test_the_winner_is_better_where_it_was_not_searched_and_becomes_champion_lik
     page = Path(result["page"]).read_text()
     assert "Which choices mattered" in page
     assert "2024-01-05 (unseen)" in page
+
+
+def test_each_step_of_a_study_has_a_limit_from_its_own_history(tuned):
+    paces = Store(str(tuned[0])).get_json(Layout("toy").pace)
+    names = ("plan", "folds", "propose", "record", "view", "report")
+    assert {name for name in paces if name.startswith("tune ")} == {f"tune {name}" for name in names}
 
 
 def test_the_same_study_again_does_nothing_and_a_longer_one_what_is_missing(tuned, tune, tmp_path):
