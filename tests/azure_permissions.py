@@ -18,6 +18,10 @@ BUILT_IN = {
         "Microsoft.ManagedIdentity/userAssignedIdentities/*/read",
         "Microsoft.ManagedIdentity/userAssignedIdentities/*/assign/action",
     },
+    "Monitoring Metrics Publisher": {
+        "Microsoft.Insights/Metrics/Write",
+        "Microsoft.Insights/Telemetry/Write",
+    },
     "Storage Blob Data Contributor": {
         "Microsoft.Storage/storageAccounts/blobServices/containers/read",
         "Microsoft.Storage/storageAccounts/blobServices/containers/write",
@@ -78,12 +82,6 @@ def needed_by_template(template: dict[str, Any]) -> list[str]:
     needed = [f"{one['type']}/write" for one in template["resources"]]
     if re.search(r"userAssignedIdentities/", text):
         needed.append("Microsoft.ManagedIdentity/userAssignedIdentities/almanac-runs/assign/action")
-    looked_up = {"listKeys(": "listKeys/action", "reference(": "read"}
-    needed += [
-        f"Microsoft.OperationalInsights/workspaces/{action}"
-        for function, action in looked_up.items()
-        if function in text
-    ]
     if any(one["properties"].get("subnetIds") for one in template["resources"]):
         needed.append("Microsoft.Network/virtualNetworks/subnets/join/action")
     return needed

@@ -8,7 +8,6 @@ import pytest
 
 from tests.azure_permissions import BUILT_IN, REQUESTS, custom_roles, granted, lacking
 from tests.conftest import ROOT
-from tests.deployments.test_container_pool import TEMPLATE
 from tests.resource_manager import MOST_RECORDS, ResourceManager
 
 ROWS = [
@@ -19,12 +18,11 @@ ROWS = [
 SUBNET = {"id": "/subscriptions/0/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/s"}
 IDENTITY = "/subscriptions/0/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/almanac-runs"
 DEPLOYMENTS = "/subscriptions/0/resourceGroups/g/providers/Microsoft.Resources/deployments"
-POOL = TEMPLATE["job_configuration"]["arm_template"]["resources"][0]["properties"]
 GROUP = {
     "type": "Microsoft.ContainerInstance/containerGroups",
     "name": "one",
     "identity": {"userAssignedIdentities": {IDENTITY: {}}},
-    "properties": {"subnetIds": [SUBNET], "diagnostics": POOL["diagnostics"]},
+    "properties": {"subnetIds": [SUBNET]},
 }
 BODY = {"properties": {"template": {"parameters": {}, "resources": [GROUP]}, "parameters": {}}}
 
@@ -49,8 +47,6 @@ def test_the_table_has_every_request_that_azure_is_asked_in_the_tests():
     [
         "Microsoft.Resources/deployments/write",
         "Microsoft.ContainerInstance/containerGroups/write",
-        "Microsoft.OperationalInsights/workspaces/read",
-        "Microsoft.OperationalInsights/workspaces/listKeys/action",
         "Microsoft.ManagedIdentity/userAssignedIdentities/*/assign/action",
         "Microsoft.Network/virtualNetworks/subnets/join/action",
     ],

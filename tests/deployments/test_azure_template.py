@@ -20,11 +20,13 @@ from tests.deployments.test_container_pool import TEMPLATE as POOL
 TEMPLATE = json.loads((ROOT / "deployments/azure/main.json").read_text())
 RESOURCES = TEMPLATE["resources"]
 CONTAINERS = "Microsoft.Storage/storageAccounts/blobServices/containers"
+RULES = "Microsoft.Insights/dataCollectionRules"
 IDENTITIES = "Microsoft.ManagedIdentity/userAssignedIdentities"
 
 ROLES = {
     "Storage Blob Data Contributor": "ba92f5b4-2d11-453d-a403-e96b0029c9fe",
     "AcrPull": "7f951dda-4ed3-4680-a7ca-43fe172d538d",
+    "Monitoring Metrics Publisher": "3913510d-42f4-4e42-8a64-420c390055eb",
     "Managed Identity Operator": "f1a07417-d97a-45cb-824c-7a7467783830",
 }
 """Built-in roles by the ids that every tenant has."""
@@ -207,6 +209,7 @@ def test_the_store_has_folders_and_is_neither_public_nor_opened_by_keys():
 def test_roles_are_known_and_as_narrow_as_can_be():
     roles = {
         "storageBlobDataContributor": ("Storage Blob Data Contributor", CONTAINERS, {"runs"}),
+        "monitoringMetricsPublisher": ("Monitoring Metrics Publisher", RULES, {"runs"}),
         "acrPull": ("AcrPull", "Microsoft.ContainerRegistry/registries", {"runs", "worker"}),
         "managedIdentityOperator": ("Managed Identity Operator", IDENTITIES, {"worker"}),
     }  # fmt: skip
@@ -222,7 +225,7 @@ def test_roles_are_known_and_as_narrow_as_can_be():
     ids = re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", json.dumps(TEMPLATE))
     assert set(ids) == set(ROLES.values())
     on_the_group = [a for a in assignments if "scope" not in a]
-    assert len(on_the_group) == len(assignments) - 4 == 2
+    assert len(on_the_group) == len(assignments) - 5 == 2
     assert all("Role'))" in a["properties"]["roleDefinitionId"] for a in on_the_group)
 
 
@@ -240,7 +243,6 @@ def test_roles_of_our_own_can_do_what_is_needed_and_neither_give_roles_nor_read_
     assert {f"{records}/{verb}" for verb in ("read", "write", "delete", "operationstatuses/read")} <= set(
         worker
     )
-    assert "Microsoft.OperationalInsights/workspaces/listKeys/action" in worker, "for listKeys of the pool"
     assert f"{records}/delete" in housekeeping
     assert not [a for a in housekeeping if a.endswith("/write")]
 
@@ -436,8 +438,11 @@ def test_the_template_gives_the_pool_every_value_that_it_needs():
 @both
 def test_what_the_pool_is_told_is_what_was_made(template):
     ids = {resource["id"] for resource in template.resources()}
+    of = {one["type"].split("/")[-1]: one["id"] for one in template.resources()}
     variables = template.value(TEMPLATE["outputs"])["poolVariables"]["value"]
-    assert {variables["identity"], variables["log_workspace"]} <= ids
+    assert variables["identity"] in ids
+    assert variables["log_endpoint"] == f"reference {of['dataCollectionEndpoints']}.logsIngestion.endpoint"
+    assert variables["log_rule"] == f"reference {of['dataCollectionRules']}.immutableId"
     account = next(
         r["name"] for r in template.resources() if r["type"] == "Microsoft.Storage/storageAccounts"
     )

@@ -24,7 +24,6 @@ VARIABLES = {
     "resource_group_name": "almanac",
     "store": "abfss://almanac@example.dfs.core.windows.net/store",
 }
-WORKSPACE = f"{GROUP}/providers/Microsoft.OperationalInsights/workspaces/almanac"
 
 
 def configured(**values: Any) -> Any:
@@ -112,7 +111,7 @@ def test_the_image_is_pulled_and_the_store_is_opened_by_the_identity():
 
 def test_the_container_runs_the_flow_run_without_an_entry_point():
     container = container_group()["properties"]["containers"][0]["properties"]
-    assert container["command"] == ["prefect", "flow-run", "execute"]
+    assert container["command"] == ["python", "-m", "flows.relay", "prefect", "flow-run", "execute"]
     own = container_group(command="python -m flows devices score")["properties"]["containers"][0]
     assert own["properties"]["command"] == ["python", "-m", "flows", "devices", "score"]
 
@@ -136,14 +135,12 @@ def test_a_subnet_is_there_only_where_one_is_given():
     assert properties["dnsConfig"] == {"nameServers": ["10.0.0.4"]}
 
 
-def test_the_key_of_the_log_workspace_is_looked_up_by_azure_and_never_submitted():
-    configuration = configured(log_workspace=WORKSPACE)
-    template = configuration.arm_template
-    assert template["parameters"]["log_workspace"]["defaultValue"] == WORKSPACE
-    expression = template["resources"][0]["properties"]["diagnostics"]
-    assert expression.startswith("[if(empty(parameters('log_workspace')), null(), ")
-    assert "'workspaceKey', listKeys(parameters('log_workspace')," in expression
-    assert expression.count("(") == expression.count(")")
+def test_the_output_goes_to_the_rule_by_the_identity_and_no_key_is_looked_up():
+    rule = {"log_endpoint": "https://e.ingest.monitor.azure.com", "log_rule": "dcr-1"}
+    variables = environment(container_group(**rule))
+    assert variables["ALMANAC_LOG_ENDPOINT"]["value"] == rule["log_endpoint"]
+    assert variables["ALMANAC_LOG_RULE"]["value"] == rule["log_rule"]
+    assert "listKeys" not in json.dumps(TEMPLATE)
 
 
 def test_a_deployments_environment_comes_to_that_of_the_pool_and_keys_of_the_server_are_secure(monkeypatch):

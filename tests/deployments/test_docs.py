@@ -31,8 +31,9 @@ def test_the_queries_leave_out_the_worker_and_the_server():
     assert not re.search(FLOW_OF, "almanac-server")
 
 
-def test_queries_read_the_tables_of_both_ways_and_name_only_columns_that_both_have():
-    assert "union isfuzzy=true" in LOG["query"], "one of the tables may be missing"
+def test_queries_read_the_tables_of_all_ways_and_name_only_columns_that_all_have():
+    assert "union isfuzzy=true" in LOG["query"], "tables may be missing"
+    assert "(AlmanacRun_CL | project TimeGenerated, ContainerGroup, Message)" in LOG["query"]
     assert (
         "(ContainerInstanceLog_CL | project TimeGenerated, ContainerGroup = ContainerGroup_s, Message)"
         in LOG["query"]
