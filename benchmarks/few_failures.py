@@ -24,6 +24,7 @@ from benchmarks.measure import table
 from models.machines.estimators import Floats
 from models.machines.few_failures import rate_interval
 from models.machines.scenario import MACHINES
+from models.scenario import train
 
 MACHINES_LEARNT, MACHINES_MORE = 25, 300
 LEARNT_DAYS, DAYS = 365, 548
@@ -81,9 +82,7 @@ def judged(kind: Kind, expected: int, seed: int) -> list[dict[str, Any]]:
     end, last = START + timedelta(days=LEARNT_DAYS), START + timedelta(days=DAYS)
     own = {name: frame.filter(pl.col("own"), pl.col("time") <= end) for name, frame in tables.items()}
     learnt = {name: frame.drop("own").lazy() for name, frame in own.items()}
-    context = MACHINES.context(learnt, end, OPTIONS)
-    rows = MACHINES.prepare_shard(learnt, context, end, OPTIONS)["rows"]
-    model = MACHINES.load(MACHINES.fit({"rows": rows.lazy()}, context, end, OPTIONS).files)
+    model = MACHINES.load(train(MACHINES, learnt, end, OPTIONS).files)
     every = {name: frame.drop("own").lazy() for name, frame in tables.items()}
     options = OPTIONS | {"score_from": end}
     after = MACHINES.evaluate(model, every, MACHINES.context(every, last, options), last, options)

@@ -94,15 +94,18 @@ def joint_p_values(values: Floats) -> Floats:
 
 def principal_components(values: Floats) -> Floats:
     """The greater of T² and Q, each divided by its 99 % limit in the past, of the readings after the training."""
-    past = values[:LEARNT]
-    unit = (values - past.mean(axis=0)) / past.std(axis=0)
-    variances, directions = np.linalg.eigh(np.corrcoef(unit[:LEARNT].T))
-    kept = directions[:, -COMPONENTS:]
-    parts = unit @ kept
-    hotelling = (parts**2 / variances[-COMPONENTS:]).sum(axis=1)
-    residual = ((unit - parts @ kept.T) ** 2).sum(axis=1)
-    found: Floats = np.maximum(*(x / np.quantile(x[:LEARNT], 0.99) for x in (hotelling, residual)))[LEARNT:]
+    distances = t2_and_q(values, LEARNT, COMPONENTS)
+    found: Floats = np.maximum(*(x / np.quantile(x[:LEARNT], 0.99) for x in distances))[LEARNT:]
     return found
+
+
+def t2_and_q(values: Floats, past: int, components: int) -> tuple[Floats, Floats]:
+    """T² and Q of each row by principal components of the first `past` rows: the distances within and outside them."""
+    unit = (values - values[:past].mean(axis=0)) / values[:past].std(axis=0)
+    variances, directions = np.linalg.eigh(np.corrcoef(unit[:past].T))
+    axes = directions[:, -components:]
+    parts = unit @ axes
+    return (parts**2 / variances[-components:]).sum(axis=1), ((unit - parts @ axes.T) ** 2).sum(axis=1)
 
 
 def isolation_forest(values: Floats) -> Floats:

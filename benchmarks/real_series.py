@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from benchmarks.pump import t2_and_q
 from models.devices import new_normal
 from models.devices.alarms import REMEMBERED, alarming, past_alarms
 from models.devices.contracts import JOINT_TAG, KEY
@@ -355,13 +356,9 @@ def _principal(every: list[tuple[Series, pl.DataFrame]], which: int) -> list[tup
     distances = []
     for series, _ in every:
         wide = series.readings.pivot("tag", index="time", values="mean").sort("time")
-        x, size = wide.drop("time").to_numpy(), int((wide["time"] < series.until).sum())
-        unit = (x - x[:size].mean(axis=0)) / x[:size].std(axis=0)
-        variances, directions = np.linalg.eigh(np.corrcoef(unit[:size].T))
-        axes = directions[:, -COMPONENTS:]
-        parts = unit @ axes
-        both = ((parts**2 / variances[-COMPONENTS:]).sum(axis=1), ((unit - parts @ axes.T) ** 2).sum(axis=1))
-        distances.append(wide.select("time").with_columns(far=both[which])[size:])
+        size = int((wide["time"] < series.until).sum())
+        far = t2_and_q(wide.drop("time").to_numpy(), size, COMPONENTS)[which]
+        distances.append(wide.select("time").with_columns(far=far)[size:])
     normal = next(far for (series, _), far in zip(every, distances, strict=True) if not series.windows)
     limit = normal["far"].quantile(0.99)
     return [

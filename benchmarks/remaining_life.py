@@ -25,6 +25,7 @@ from benchmarks.command_line import run_benchmark
 from benchmarks.measure import table
 from models.machines.evaluation import average_precision
 from models.machines.scenario import MACHINES
+from models.scenario import train
 
 CAP = 125
 QUARTERS = 4
@@ -84,9 +85,7 @@ def _trial(engines: pl.DataFrame, seed: int, quarter: int, cuts: int) -> tuple[p
     training = engines.filter(~pl.col("unit").is_in(test_units.tolist()))
     end = START + timedelta(days=int(engines["cycle"].max()))  # type: ignore[arg-type]
     tables = _tables(training.with_columns(time=_time("cycle")))
-    context = MACHINES.context(tables, end, OPTIONS)
-    rows = MACHINES.prepare_shard(tables, context, end, OPTIONS)["rows"]
-    model = MACHINES.load(MACHINES.fit({"rows": rows.lazy()}, context, end, OPTIONS).files)
+    model = MACHINES.load(train(MACHINES, tables, end, OPTIONS).files)
     whole = _tables(
         engines.filter(pl.col("unit").is_in(test_units.tolist())).with_columns(time=_time("cycle"))
     )

@@ -75,17 +75,13 @@ def alarms(
         .when(pl.col("state") == CLOSED)
         .then(pl.lit(CLOSED))
     )
-    closes = is_open & ~(above | high)
+    closes, is_closed = is_open & ~(above | high), state == CLOSED
     current = both.with_columns(
         state.alias("state"),
-        pl.when(closes).then(pl.lit(as_of, _TIME)).otherwise("closed_at").alias("closed_at"),
-        pl.when(closes).then(why).otherwise("why").alias("why"),
+        pl.when(closes).then(pl.lit(as_of, _TIME)).when(is_closed).then("closed_at").alias("closed_at"),
+        pl.when(closes).then(why).when(is_closed).then("why").alias("why"),
         pl.lit(as_of, _TIME).alias("time"),
     ).filter(pl.col("state").is_not_null())
-    is_closed = pl.col("state") == CLOSED
-    current = current.with_columns(
-        pl.when(is_closed).then("closed_at").alias("closed_at"), pl.when(is_closed).then("why").alias("why")
-    )
     return _with_openings(current, past, as_of, options).select(list(ALARMS)).sort(PLACE)
 
 

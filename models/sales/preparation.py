@@ -74,15 +74,7 @@ def prepare(
     origins = backtest_origins(panel, as_of, options)
     if test_keys.height and origins:
         view = views.view_of(panel, context, flags, attributes)
-        steps = {origin: range(1, known_steps(panel, origin, options) + 1) for origin in origins}
-        inputs = forecast_rows.build(view, origins, steps)
-        test = as_part(inputs)
-        if not with_plan(context["covariates"]):
-            test = unplanned(test)
-        parts["backtest"] = test.filter("enough")
-        if with_ladder:
-            short = test.filter(~pl.col("enough"))
-            parts["ladder_backtest"] = _ladder_rows(short, rows, context, options)
+        parts |= _backtest_parts(view, origins, rows, context, options, with_ladder=with_ladder)
     every = panel_of(rows, keys, covariates, first, as_of, 0)
     parts["weeks"] = _weeks(every).with_columns(out_of_stock=_out_of_stock(tables["history"], first, as_of))
     if not origins or known_steps(every, origins[0], options) < options.horizon:
@@ -92,6 +84,26 @@ def prepare(
     if "statistical_backtest" in parts:
         parts["statistical_backtest"] = parts["statistical_backtest"].join(test_keys, on=KEY, how="semi")
     return {name: part for name, part in parts.items() if part.height}
+
+
+def _backtest_parts(
+    view: views.View,
+    origins: list[int],
+    rows: pl.LazyFrame,
+    context: Context,
+    options: Options,
+    *,
+    with_ladder: bool,
+) -> dict[str, pl.DataFrame]:
+    """The parts `backtest` and, unless `with_ladder` is false, `ladder_backtest`; see `prepare`."""
+    steps = {origin: range(1, known_steps(view.panel, origin, options) + 1) for origin in origins}
+    test = as_part(forecast_rows.build(view, origins, steps))
+    if not with_plan(context["covariates"]):
+        test = unplanned(test)
+    parts = {"backtest": test.filter("enough")}
+    if with_ladder:
+        parts["ladder_backtest"] = _ladder_rows(test.filter(~pl.col("enough")), rows, context, options)
+    return parts
 
 
 def origin_profiles(

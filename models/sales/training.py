@@ -36,9 +36,7 @@ def fit(parts: Frames, context: Context, as_of: date, options: Options) -> FitRe
     answers = frames.get("ladder_backtest", pl.DataFrame())
     if answers.height:
         answers = answers.with_columns(ladder_level(options.columns))
-        ladder = raw_forecasts.of_ladder(answers.filter(pl.col("level") > 0).with_columns(SHORT), options)
-        for (origin,), rows in ladder.group_by("origin", maintain_order=True):
-            raws[origin] = pl.concat([raws[origin], rows]) if origin in raws else rows
+        raws = _with_ladder(raws, answers, options)
     has_plan = with_plan(context["covariates"])
     backtest = published_rows(choices.forecasts_of_origins(raws, has_plan, options), answers, options)
     of_errors = choices.of_errors(pl.concat(raws.values()) if raws else pl.DataFrame(), has_plan, options)
@@ -70,6 +68,17 @@ def fit(parts: Frames, context: Context, as_of: date, options: Options) -> FitRe
             *training_notes.about_training(ensembles.height(train), backtest, model, as_of, options),
         ],
     )
+
+
+def _with_ladder(
+    raws: Mapping[object, pl.DataFrame], answers: pl.DataFrame, options: Options
+) -> dict[object, pl.DataFrame]:
+    """`raws`, the forecasts by backtest origin, with those of the ladder that have a level."""
+    ladder = raw_forecasts.of_ladder(answers.filter(pl.col("level") > 0).with_columns(SHORT), options)
+    result = dict(raws)
+    for (origin,), rows in ladder.group_by("origin", maintain_order=True):
+        result[origin] = pl.concat([result[origin], rows]) if origin in result else rows
+    return result
 
 
 def _widths(

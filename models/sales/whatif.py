@@ -46,15 +46,8 @@ def usable(rows: pl.DataFrame, tables: Frames, as_of: date, horizon: int) -> tup
         if strange_rows.height:
             notes.append(_unknown(column, strange_rows, names.to_list()))
             rows = rows.join(strange_rows, on=ON, how="anti")
-    first, last = as_of + timedelta(weeks=1), as_of + timedelta(weeks=horizon)
-    outside = rows.filter(~pl.col("week").is_between(first, last))
-    if outside.height:
-        weeks = _listed(sorted(str(week) for week in outside["week"].unique()))
-        notes.append(
-            f"{outside.height:,} rows are left out because their weeks are not forecast: {weeks}. "
-            f"The forecast covers {first} to {last}."
-        )
-        rows = rows.filter(pl.col("week").is_between(first, last))
+    rows, week_notes = _of_weeks(rows, as_of + timedelta(weeks=1), as_of + timedelta(weeks=horizon))
+    notes += week_notes
     of_rows, of_history = (
         {*covariate_columns(schema), *categories.text_columns(schema)}
         for schema in (rows.schema, tables["history"].collect_schema())
@@ -76,6 +69,20 @@ def usable(rows: pl.DataFrame, tables: Frames, as_of: date, horizon: int) -> tup
             f"The forecast does not use any row of the plan.\n{lines}\nCorrect the plan or its columns."
         )
     return rows, notes
+
+
+def _of_weeks(rows: pl.DataFrame, first: date, last: date) -> tuple[pl.DataFrame, list[str]]:
+    """The rows of the weeks from `first` to `last`, and a note on the others."""
+    inside = pl.col("week").is_between(first, last)
+    outside = rows.filter(~inside)
+    if outside.is_empty():
+        return rows, []
+    weeks = _listed(sorted(str(week) for week in outside["week"].unique()))
+    note = (
+        f"{outside.height:,} rows are left out because their weeks are not forecast: {weeks}. "
+        f"The forecast covers {first} to {last}."
+    )
+    return rows.filter(inside), [note]
 
 
 def _unknown(column: str, rows: pl.DataFrame, candidates: Sequence[str]) -> str:
