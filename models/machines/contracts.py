@@ -138,6 +138,21 @@ class FailuresTable(EventsTable):
         result = super().accept(raw.join(preventive, on=ROW, how="anti", maintain_order="left"), options)
         return dataclasses.replace(result, bad=pl.concat([result.bad, preventive]))
 
+    def check(self, frame: pl.DataFrame, stored_tables: Frames) -> None:
+        """Raises `ContractError` if more than half of the readings have a failure at their time: the rows are readings."""
+        super().check(frame, stored_tables)
+        readings = stored_tables.get("telemetry")
+        if readings is None or 2 * frame.height <= readings.select(pl.len()).collect().item():
+            return
+        at = readings.select("machine_id", "time").collect()
+        count = at.join(frame, on=["machine_id", "time"], how="semi").height
+        if 2 * count > at.height and count > _COINCIDENCES:
+            raise ContractError(
+                f"{self.name}: {count:,} of the {at.height:,} readings have a failure at their time, so the rows are "
+                "readings. Expected a row for each failure. If a column says which readings are failures, read both with "
+                "--layout failure-flag --column failure=COLUMN."
+            )
+
     def notes(
         self, frame: pl.DataFrame, stored_tables: Frames, options: Mapping[str, Any]
     ) -> tuple[str, ...]:
@@ -251,6 +266,8 @@ def _is_preventive(raw: pl.DataFrame) -> pl.Expr:
     )
 
 
+_COINCIDENCES = 3
+"""More failures than these at the times of readings are no chance."""
 _PREVENTIVE = "preventive_work"
 _TYPE = r"(?i)type|class|categ|kind|activity|(work|auftrags)_?art"
 _PREVENTIVE_WORK = (

@@ -28,6 +28,9 @@ _MACHINE_IDS = ("machine_id", "machineID")
 _RANGE = ("start", "end")
 _FLAG = r"(?i)(is[ _-]?|has[ _-]?|machine[ _-]?|equipment[ _-]?)?(failures?|failed|fail|breakdown|broken|fault)([ _-]?flag)?"
 
+_FAILED = r"(?i)^(broken|failed|failure|fault|breakdown)$"
+"""The state of a machine in a row of a failure."""
+
 
 def _by_tag(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """Telemetry with a row per reading, converted to a row per machine and time with a column per tag.
@@ -98,7 +101,7 @@ def _by_flag(
     """Telemetry with a flag that is 1 in rows of failures; those are the failures of `component`, unless it is mapped."""
     if request.table not in ("telemetry", "failures"):
         return list(files)
-    names = {file.name: flag_of_failures(file.columns) for file in files}
+    names = {file.name: _flag(file.columns, request) for file in files}
     if request.table == "telemetry":
         return [SourceFile(p.name, p.frame.drop(names[p.name] or [])) for p in files]
     of = [] if "component" in request.mapping else [pl.lit(component).alias("component")]
@@ -108,14 +111,26 @@ def _by_flag(
     ]
 
 
+def _flag(columns: Sequence[str], request: LayoutRequest) -> str | None:
+    """The column of the flag: the one that the user maps to `failure`, else the first that is named like one."""
+    own = request.mapping.get("failure")
+    return own if own in columns else flag_of_failures(columns)
+
+
 def _failures(file: SourceFile, flag: str) -> pl.LazyFrame:
-    """The rows in which `flag` is 1, without it. Raises `ContractError` for a value that is neither 1, 0 nor unknown."""
+    """The rows in which `flag` is 1 or a state such as BROKEN, without it.
+
+    Raises `ContractError` for other values than 1, 0 and unknown ones, unless one of the values is such a state.
+    """
+    has_failed = pl.col(flag).cast(pl.String).str.strip_chars().str.contains(_FAILED)
+    if file.frame.select(has_failed.any()).collect().item():
+        return file.frame.filter(has_failed).drop(flag)
     values = file.frame.select(pl.col(flag).cast(pl.String).drop_nulls().unique().sort()).collect()[flag]
     odd = values.filter(~(flags(values).is_in([0.0, 1.0]).fill_null(False) | is_unknown(values)))
     if odd.len():
         raise ContractError(
-            f"{file.name}: '{flag}' is {odd[0]}. Expected 0 or 1, or words such as yes and no. Rename the column if it is "
-            "no flag of failures."
+            f"{file.name}: '{flag}' is {odd[0]}. Expected 0 or 1, words such as yes and no, or a state such as BROKEN. "
+            "Rename the column if it is no flag of failures."
         )
     return file.frame.filter(flags(pl.col(flag)) == 1.0).drop(flag)
 
@@ -223,8 +238,9 @@ LAYOUTS = {
         names=("failure",),
     ),
     "failure-flag": Layout(
-        "Telemetry with a column such as failure or Machine failure; the rows of the same files in which it is 1 are the "
-        "failures, of the component machine unless a column is mapped to component",
+        "Telemetry with a column such as failure or Machine failure, or --column failure=COLUMN; the rows of the same files "
+        "in which it is 1, or a state such as BROKEN, are the failures, of the component machine unless a column is mapped "
+        "to component",
         {"time": TIMES},
         arrange=_by_flag,
         names=(*_MACHINE_IDS, "datetime"),

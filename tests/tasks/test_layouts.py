@@ -390,6 +390,20 @@ def test_a_flag_beside_readings_is_asked_for_and_then_read_as_failures_and_no_se
     assert "Machine failure" not in store.scan("machines/telemetry").collect_schema()
 
 
+def test_a_state_beside_readings_is_no_failure_of_each_and_its_column_may_be_named(store, put):
+    rows = "".join(f"2024-01-0{day},M1,{day},{'BROKEN' if day == 3 else 'NORMAL'}\n" for day in range(1, 6))
+    source = put("m.csv", f"time,machine_id,vib,machine_status\n{rows}")
+    sources, options = {"telemetry": source, "failures": source}, {"timezone": "UTC"}
+    with pytest.raises(
+        ContractError, match=r"5 of the 5 readings have a failure.*failure-flag --column failure=COLUMN"
+    ):
+        ingest.fn(MACHINES, store, sources, {"component": "=pump"}, 4, 0.05, options)
+    mapping = {"failure": "machine_status"}
+    ingest.fn(MACHINES, store, sources, mapping, 4, 0.05, {**options, "layout": "failure-flag"})
+    assert fleet(store, "failures", "component") == [("M1", "03", "machine")]
+    assert fleet(store, "telemetry", "vib") == [("M1", f"0{day}", day) for day in range(1, 6)]
+
+
 def test_words_that_are_no_flag_are_refused_and_do_not_mean_that_nothing_failed(store, put):
     source = put("m.csv", "time,machine_id,vib,failure\n2024-01-01,M1,1,\n2024-01-02,M1,2,bearing\n")
     sources, options = (
