@@ -11,11 +11,9 @@ week is scored on the command line, on a copy on disk, and on one in Azurite beh
 """
 
 import asyncio
-import contextlib
 import json
 import multiprocessing
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -27,8 +25,14 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
+import httpx
 import polars as pl
+import uvicorn
 from deltalake import DeltaTable
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from benchmarks import azurite
 from benchmarks.command_line import run_benchmark
@@ -281,42 +285,24 @@ def _proxy(to: int) -> Iterator[tuple[int, Any, Any]]:
 
 
 def _pass_on(port: int, to: int, requests: Any, traffic: Any) -> None:
-    """Pass on HTTP/1.1 requests, each after `DELAY_SECONDS`, over one connection per client connection."""
+    """Pass on HTTP requests, each after `DELAY_SECONDS`, with their paths and headers as they came."""
+    client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{to}", timeout=None)
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            there = await asyncio.open_connection("127.0.0.1", to)
-            while True:
-                head, body = await _message(reader)
-                await asyncio.sleep(DELAY_SECONDS)
-                there[1].write(head + body)
-                answer, content = await _message(there[0], to_head=head.startswith(b"HEAD"))
-                requests.value += 1
-                traffic.value += len(content)
-                writer.write(answer + content)
-                await writer.drain()
-        writer.close()
+    async def pass_on(request: Request) -> Response:
+        await asyncio.sleep(DELAY_SECONDS)
+        target = httpx.URL(raw_path=request.scope["raw_path"] + b"?" + request.scope["query_string"])
+        body, headers = await request.body(), request.headers.raw
+        async with client.stream(request.method, target, content=body, headers=headers) as answer:
+            content = b"".join([part async for part in answer.aiter_raw()])
+        requests.value += 1
+        traffic.value += len(content)
+        result = Response(content, answer.status_code)
+        result.raw_headers = [one for one in answer.headers.raw if one[0].lower() != b"transfer-encoding"]
+        return result
 
-    async def forever() -> None:
-        server = await asyncio.start_server(serve, "127.0.0.1", port)
-        await server.serve_forever()
-
-    asyncio.run(forever())
-
-
-async def _message(reader: asyncio.StreamReader, *, to_head: bool = False) -> tuple[bytes, bytes]:
-    """Head and body of a request or an answer, as raw bytes."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    if to_head or head[9:12] in (b"204", b"304"):
-        return head, b""
-    if length := re.search(rb"(?i)\r\ncontent-length: *(\d+)", head):
-        return head, await reader.readexactly(int(length[1]))
-    body = b""
-    if re.search(rb"(?i)\r\ntransfer-encoding: *chunked", head):
-        while not body.endswith(b"\r\n0\r\n\r\n") and body != b"0\r\n\r\n":
-            size = await reader.readuntil(b"\r\n")
-            body += size + await reader.readexactly(int(size, 16) + 2)
-    return head, body
+    methods = ["GET", "HEAD", "PUT", "POST", "DELETE"]
+    application = Starlette(routes=[Route("/{path:path}", pass_on, methods=methods)])
+    uvicorn.run(application, host="127.0.0.1", port=port, log_level="critical", access_log=False)
 
 
 if __name__ == "__main__":
