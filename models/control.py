@@ -115,7 +115,8 @@ def _points_of(series: pl.DataFrame, chart: ControlChart) -> list[dict[str, Any]
             "value": value
         }
         complete = [one for one in points if one["verdict"] != "incomplete"]
-        bounds = limits(_baseline(complete), _tail(chart)) if row["source"] == PUBLISHED else None
+        tail = FALSE_ALARMS if chart.worse == "above" else FALSE_ALARMS / 2
+        bounds = limits(_baseline(complete), tail) if row["source"] == PUBLISHED else None
         if bounds:
             point |= {
                 "low": bounds.low,
@@ -125,10 +126,6 @@ def _points_of(series: pl.DataFrame, chart: ControlChart) -> list[dict[str, Any]
             }
         points.append(point | {"verdict": _verdict(point, bounds, complete, chart)})
     return points
-
-
-def _tail(chart: ControlChart) -> float:
-    return FALSE_ALARMS if chart.worse == "above" else FALSE_ALARMS / 2
 
 
 def _baseline(points: Sequence[Mapping[str, Any]]) -> list[float]:

@@ -71,15 +71,12 @@ def _readings(grid: Grid, held_out: int) -> pl.DataFrame:
     turn = np.array([crc32(" ".join(key).encode()) for key in grid.keys.iter_rows()], np.int64)[:, None]
     cells[:, -held_out:] = (grid.index[-held_out:] + turn) % _EVERY == 0
     sign = np.where((grid.index[first:] // _EVERY + turn) % 2, 1.0, -1.0)
-    with_changes = np.where(cells, x + INJECTED_SCALES * sign * _short_term_scale(grid)[:, None], x)
+    scale = robust_scale(grid.values - recent_level(grid.values))
+    with_changes = np.where(cells, x + INJECTED_SCALES * sign * scale[:, None], x)
     as_is = _long(grid, x, first, np.zeros_like(cells), is_moved=False)
     frame = pl.concat([as_is, _long(grid, with_changes, first, cells, is_moved=True)])
     begin = grid.times[grid.intervals - held_out]
     return frame.with_columns((pl.col("time") >= begin).alias("held_out"))
-
-
-def _short_term_scale(grid: Grid) -> Floats:
-    return robust_scale(grid.values - recent_level(grid.values))
 
 
 def _long(grid: Grid, x: Floats, first: int, is_injected: Any, is_moved: bool) -> pl.DataFrame:

@@ -91,8 +91,3 @@ def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> Floats:
 def _padded(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Sizes rounded up to a multiple of 8, so that sensors of similar size are scored together."""
     return -(-sizes // 8) * 8
-
-
-def labels(scores: Floats) -> NDArray[np.int8]:
-    """The result of scikit-learn's `predict`: -1 for an anomaly, 1 for a normal reading."""
-    return np.where(scores >= 0, -1, 1).astype(np.int8)

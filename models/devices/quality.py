@@ -1,7 +1,6 @@
 """Columns that say whether a reading is good, as OPC servers and historians write them: in words or in codes."""
 
 import re
-from collections.abc import Sequence
 
 import polars as pl
 
@@ -25,14 +24,9 @@ def bad_quality(rows: pl.DataFrame) -> pl.Series:
     [False, True, True]
     """
     is_bad = pl.repeat(False, rows.height, dtype=pl.Boolean, eager=True)
-    for column in quality_columns(rows.columns):
+    for column in (c for c in rows.columns if re.fullmatch(_QUALITY, c)):
         is_bad |= _is_bad(rows[column].cast(pl.String).str.strip_chars())
     return is_bad
-
-
-def quality_columns(columns: Sequence[str]) -> list[str]:
-    """The names of columns for the quality of readings."""
-    return [c for c in columns if re.fullmatch(_QUALITY, c)]
 
 
 def _is_bad(text: pl.Series) -> pl.Series:

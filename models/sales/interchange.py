@@ -52,7 +52,10 @@ def _graph(rung: str, ensemble: Pooled, model: Model) -> Graph:
     builder = Builder()
     names = [quantile_column(q) for q in model.quantiles]
     centre = builder.boosted("features", ensemble.location.model_to_string())
-    spread = [ensemble.start[name] + builder.boosted("features", _text(ensemble, name)) for name in names]
+    spread = [
+        ensemble.start[name] + builder.boosted("features", ensemble.spread[name].model_to_string())
+        for name in names
+    ]
     raw = builder.rising([centre + one for one in spread])
     with_offsets = raw + builder.value("offsets")
     risen = builder.rising([builder.column(with_offsets, i) for i in range(len(names))])
@@ -71,10 +74,6 @@ def _graph(rung: str, ensemble: Pooled, model: Model) -> Graph:
         (units, Port("units", "double", tuple(names), "units in the target week, calibrated by `offsets`")),
     )
     return builder.graph(rung, inputs, outputs)
-
-
-def _text(ensemble: Pooled, name: str) -> str:
-    return str(ensemble.spread[name].model_to_string())
 
 
 def estimate(model: Model, rows: pl.DataFrame) -> pl.DataFrame:

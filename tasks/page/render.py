@@ -89,7 +89,7 @@ def _block(block: Block, number: int) -> Markup:
         Text: lambda p: {"html": _trusted(_markdown().render(p.markdown))},
         Figures: _figures,
         Grid: _grid,
-        Chart: _chart,
+        Chart: lambda p: {"caption": p.caption, "figure": _json(_plain(p.figure))},
         Explorer: _explorer,
     }
     name = type(block).__name__.lower()
@@ -159,10 +159,6 @@ def _decimals(values: pl.Series) -> int:
     if not isinstance(middle, float) or not math.isfinite(middle):
         return 0
     return min(6, max(0, 2 - math.floor(math.log10(middle))))
-
-
-def _chart(chart: Chart) -> dict[str, Any]:
-    return {"caption": chart.caption, "figure": _json(_plain(chart.figure))}
 
 
 def _explorer(explorer: Explorer) -> dict[str, Any]:

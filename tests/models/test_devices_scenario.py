@@ -14,7 +14,6 @@ from sklearn.svm import OneClassSVM
 
 from models.devices.aggregation import aggregate, points
 from models.devices.contracts import JOINT_TAG, KEY, check_raw
-from models.devices.one_class_svm import labels
 from models.devices.rows import SCORES
 from models.devices.scenario import DEVICES
 from models.devices.simulation import readings_of, simulate
@@ -366,5 +365,6 @@ def test_the_sensor_file_is_scored_on_every_interval_and_the_svms_labels_are_sci
         svm = make_pipeline(StandardScaler(), OneClassSVM(nu=0.01)).fit(window)
         sensor_rows = own.filter(device=key[0], tag=key[1])
         assert (
-            svm.predict(sensor_rows["value"].to_numpy()[:, None]) == labels(sensor_rows["score"].to_numpy())
+            (svm.predict(sensor_rows["value"].to_numpy()[:, None]) == -1)
+            == (sensor_rows["score"].to_numpy() >= 0)
         ).all()
