@@ -7,7 +7,8 @@ from them in widths of the past values. A quantity that drifts in steps shows ne
 occurred for the first time in the second half of the history, a new value that is no further from a past value than the
 nearest past values are from each other is as likely as these were, however long it stays. The p-value of a run
 of the same value is the share of readings at which this value had lasted at least as long (`grid.age_chances`), times the
-number of values: a door may be shut all night, but not open. That of the number of
+number of values: a door may be shut all night, but not open. If two or more
+numbers are new in the second half, they may last as long as any other. That of the number of
 changes in the last `CHANGES` intervals, the share of readings with at least as many (`_p_of_changes`). The least of the
 three counts, and the score is sqrt(-2 ln p); higher is more anomalous. Values are so coarse that there
 are often fewer alarms than alpha.
@@ -29,6 +30,8 @@ FEWEST_TIMES = 5
 STATE, VARYING = "state", ("level", "daily", "levels", "wanders", "varies")
 """Kinds that can be set (`models.devices.contracts.KINDS`): with few values, and with many."""
 _UNSEEN = MOST_VALUES
+_FEWEST_STEPS = 2
+"""A quantity drifts in steps if at least this many values are new in the second half of the history."""
 
 
 def is_discrete(x: Floats, kind: pl.Series) -> NDArray[np.bool_]:
@@ -82,14 +85,15 @@ def fit(grid: Grid) -> pl.DataFrame:
     counts = np.stack([(x == values[:, j : j + 1]).sum(axis=1) for j in range(MOST_VALUES)], axis=1)
     as_rare = [np.where(counts <= counts[:, j : j + 1], counts, 0).sum(axis=1) for j in range(MOST_VALUES)]
     runs = np.where(absent, 0, channels.runs(x)).astype(np.int16)
+    late = _late(x, values)
     return grid.keys.with_columns(
         _array("values", values),
         _array(
             "p_of_value", (1 + np.stack([*as_rare, np.zeros(len(x), np.int64)], axis=1)) / (n[:, None] + 1)
         ),
-        _p_of_runs(x, runs, values, n),
+        _p_of_runs(x, runs, values, n, late),
         _array("p_of_changes", _p_of_changes(changes(x), ~absent)),
-        pl.Series("p_of_late", _p_of_late(x, values)),
+        pl.Series("p_of_late", _p_of_late(x, late)),
         pl.Series("distinct", (counts > 0).sum(axis=1)),
         pl.Series("usual", values[np.arange(len(x)), counts.argmax(axis=1)]),
         pl.Series("low", values[:, 0]),
@@ -97,13 +101,18 @@ def fit(grid: Grid) -> pl.DataFrame:
     )
 
 
-def _p_of_runs(x: Floats, runs: NDArray[np.int16], values: Floats, n: NDArray[np.int64]) -> pl.Series:
+def _p_of_runs(
+    x: Floats, runs: NDArray[np.int16], values: Floats, n: NDArray[np.int64], late: NDArray[np.bool_]
+) -> pl.Series:
     lists: list[list[float]] = [[] for _ in x]
     distinct = (~np.isnan(values)).sum(axis=1)
+    of_any, drifts = age_chances(runs, n), (late.sum(axis=1) >= _FEWEST_STEPS) & ~words.has_words(x)
     for j in range(MOST_VALUES):
         rows = np.flatnonzero(distinct > j)
         same = np.where(x[rows] == values[rows, j : j + 1], runs[rows], 0).astype(np.int16)
         chances = np.minimum(distinct[rows, None] * age_chances(same, n[rows]), 1.0)
+        is_new_step = late[rows, j] & drifts[rows]
+        chances = np.where(is_new_step[:, None], np.maximum(chances, of_any[rows]), chances)
         for s, p in zip(rows, chances, strict=True):
             lists[s] += p.tolist()
     return pl.Series("p_of_runs", lists, dtype=pl.List(pl.Float32))
@@ -123,14 +132,18 @@ def p_of_runs(params: pl.DataFrame) -> Floats:
     return np.maximum(table, P_FLOOR)
 
 
-def _p_of_late(x: Floats, values: Floats) -> Floats:
-    """The chance that a reading shows a value for the first time, by how many did in each row's second half; 0 for none."""
+def _late(x: Floats, values: Floats) -> NDArray[np.bool_]:
+    """Which values occurred for the first time in each row's second half, shape (S, MOST_VALUES)."""
     count_so_far = np.cumsum(~np.isnan(x), axis=1)
-    half = count_so_far[:, -1:] // 2
-    early = np.where(count_so_far <= half, x, np.nan)
-    late = [(x == v).any(axis=1) & ~(early == v).any(axis=1) for v in np.split(values, MOST_VALUES, axis=1)]
-    count = np.sum(late, axis=0)
-    return np.where(count > 0, (1 + count) / (1 + count_so_far[:, -1] - half[:, 0]), 0.0)
+    early = np.where(count_so_far <= count_so_far[:, -1:] // 2, x, np.nan)
+    columns = np.split(values, MOST_VALUES, axis=1)
+    return np.stack([(x == v).any(axis=1) & ~(early == v).any(axis=1) for v in columns], axis=1)
+
+
+def _p_of_late(x: Floats, late: NDArray[np.bool_]) -> Floats:
+    """The chance that a reading shows a value for the first time, by how many did in each row's second half; 0 for none."""
+    n, count = (~np.isnan(x)).sum(axis=1), late.sum(axis=1)
+    return np.where(count > 0, (1 + count) / (1 + n - n // 2), 0.0)
 
 
 def changes(x: Floats) -> NDArray[np.int64]:

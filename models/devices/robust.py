@@ -140,13 +140,17 @@ def _regimes(x: Floats, sure: bool) -> Floats:
 
 
 def _leaps(x: Floats, breaks: Floats) -> bool:
-    """Whether the steps of `x` over the gaps above `breaks` are far greater than its other steps."""
+    """Whether the steps of `x` over the gaps above `breaks` are far greater than its other steps.
+
+    A quantity in coarse steps, such as the voltage of a battery, does not leap from one value to the next.
+    """
     steps = np.abs(np.diff(x))
     present, over = ~np.isnan(steps), np.diff(np.searchsorted(breaks, x)) != 0
     leaps, within = steps[present & over], steps[present & ~over]
     if not len(leaps) or not len(within):
         return True
-    return bool(np.median(leaps) >= _LEAP * np.median(within) / 0.6745)
+    coarse = np.diff(np.unique(x[~np.isnan(x)])).min()
+    return bool(np.median(leaps) >= max(_LEAP * np.median(within) / 0.6745, 1.5 * coarse))
 
 
 def _profile(grid: Grid, x: Floats, center: Floats, design: Floats) -> Floats:

@@ -200,6 +200,13 @@ def test_the_expectation_is_chosen_by_what_the_past_looks_like():
     assert baseline.scales.scale[:3] == pytest.approx(1.0, abs=0.1)
 
 
+def test_a_battery_that_drains_in_steps_has_no_levels_between_which_it_jumps():
+    rng, minutes = np.random.default_rng(3), np.arange(2880)
+    battery = np.round(3.6 - 5e-5 * minutes + rng.normal(0, 0.002, 2880), 2)
+    setpoints = np.repeat(rng.choice(np.arange(0.0, 150, 10), 48), 60)
+    assert baselines_of(battery, setpoints)[0] == ["local", "regimes"]
+
+
 @pytest.mark.parametrize("seed", [24, 28, 35])
 def test_a_random_walk_that_steps_over_some_values_has_no_levels_of_its_own(seed):
     walk = np.cumsum(np.random.default_rng(seed).normal(size=500))

@@ -80,6 +80,12 @@ def test_a_further_step_of_a_battery_that_drains_is_not_called_and_a_fall_is(las
     assert rows["is_anomaly"][:2].to_list() == [is_called] * 2
 
 
+def test_a_step_that_a_battery_reached_at_the_end_of_its_history_may_last():
+    voltage = 12.8 - np.arange(15 * 288) / 6000 + np.random.default_rng(3).normal(0, 0.01, 15 * 288)
+    past, now = np.split(voltage.round(1), [14 * 288])
+    assert not called_after(past, now[: 6 * 12], "5m")["is_anomaly"].any()
+
+
 def test_a_pump_far_below_its_two_states_is_called_at_once():
     past = np.random.default_rng(0).integers(0, 2, 14 * 24).astype(float)
     rows = called_after(past, np.array([1.0, -50.0]), "1h")
