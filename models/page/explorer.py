@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def pack(explorer: Explorer, *, batch_rows: int = BATCH_ROWS) -> Packed:
     index = _Index(explorer)
     per_series = sum(len(p.times) * max(1, len(p.columns)) for p in packers)
     chunk_series = max(1, CHUNK_VALUES // max(1, per_series))
-    chunks: list[bytes] = []
+    compressing: list[Iterator[bytes]] = []
     starts: list[int] = []
     with ThreadPoolExecutor() as pool:
         for batch in batches:
@@ -77,7 +78,7 @@ def pack(explorer: Explorer, *, batch_rows: int = BATCH_ROWS) -> Packed:
                 b"".join(block.bytes_of(slice(at, at + chunk_series)) for block in blocks)
                 for at in chunk_starts
             )
-            chunks += pool.map(partial(zlib.compress, level=6), plain)
+            compressing.append(pool.map(partial(zlib.compress, level=6), plain))
     header = {
         "key": [{"column": c, "label": label} for c, label in explorer.key.items()],
         "panels": explorer.panels,
@@ -91,7 +92,7 @@ def pack(explorer: Explorer, *, batch_rows: int = BATCH_ROWS) -> Packed:
         "tracks": [p.header() for p in packers],
         **index.header(),
     }
-    return Packed(header, index.packed(), chunks)
+    return Packed(header, index.packed(), [*chain.from_iterable(compressing)])
 
 
 def columns(track: Track) -> list[str]:
@@ -143,8 +144,8 @@ def _round_up(x: np.ndarray) -> np.ndarray:
 
 def _planes(codes: np.ndarray) -> bytes:
     """The lowest bytes of the codes, then the next ones, and so on."""
-    flat = np.ascontiguousarray(codes).reshape(-1)
-    return b"".join(((flat >> (8 * i)) & 0xFF).astype(np.uint8).tobytes() for i in range(flat.itemsize))
+    flat = np.ascontiguousarray(codes, codes.dtype.newbyteorder("<")).reshape(-1, 1)
+    return flat.view(np.uint8).T.tobytes()
 
 
 @dataclass(frozen=True)
