@@ -26,12 +26,17 @@ Returns = Literal["net", "zero"]
 """How returns, that is, negative units, count."""
 
 
-class History(dy.Schema):
-    """Units sold per SKU, store and week; further columns of numbers, or of a few different words, are covariates."""
+class Plan(dy.Schema):
+    """Covariates of the weeks to come, per SKU, store and week."""
 
     sku = dy.String(min_length=1)
     store = dy.String(min_length=1)
     week = dy.Date()
+
+
+class History(Plan):
+    """Units sold per SKU, store and week; further columns of numbers, or of a few different words, are covariates."""
+
     units = dy.Float64(min=0)
 
 
@@ -39,14 +44,6 @@ class WithReturns(History):
     """History before returns are settled: units may be negative."""
 
     units = dy.Float64()
-
-
-class Plan(dy.Schema):
-    """Covariates of the weeks to come, per SKU, store and week."""
-
-    sku = dy.String(min_length=1)
-    store = dy.String(min_length=1)
-    week = dy.Date()
 
 
 class Stores(dy.Schema):
