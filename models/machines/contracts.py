@@ -18,6 +18,7 @@ from models.errors import ContractError
 from models.machines.chains import first_of_chains
 from models.machines.cleaning import tidy_rows, words
 from models.machines.layouts import TAGS, VALUES, flag_of_failures
+from models.marked_rows import CANCELLED, is_cancelled
 from models.scenario import Frames, Table
 from models.schemas import dy
 
@@ -122,7 +123,7 @@ class EventsTable(MachinesTable):
 @dataclass(frozen=True)
 class FailuresTable(EventsTable):
     """Failures: a row for each failure, not a flag for each reading. Preventive work, as a column for the type of work or
-    the component itself says, is no failure."""
+    the component itself says, and cancelled work are no failures."""
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """Raises `ContractError` if a flag, mostly 0, says that rows are no failures: the component, or another column."""
@@ -134,9 +135,15 @@ class FailuresTable(EventsTable):
                     "If the files have readings, too, read them with --layout failure-flag. Otherwise, keep only the rows "
                     "in which it is 1, and name the failed component with --column component==NAME."
                 )
-        preventive = raw.filter(_is_preventive(raw)).select(ROW, pl.lit(_PREVENTIVE).alias(RULE))
-        result = super().accept(raw.join(preventive, on=ROW, how="anti", maintain_order="left"), options)
-        return dataclasses.replace(result, bad=pl.concat([result.bad, preventive]))
+        rule = (
+            pl.when(is_cancelled(raw))
+            .then(pl.lit(CANCELLED))
+            .when(_is_preventive(raw))
+            .then(pl.lit(_PREVENTIVE))
+        )
+        others = raw.select(ROW, rule.alias(RULE)).drop_nulls(RULE)
+        result = super().accept(raw.join(others, on=ROW, how="anti", maintain_order="left"), options)
+        return dataclasses.replace(result, bad=pl.concat([result.bad, others]))
 
     def check(self, frame: pl.DataFrame, stored_tables: Frames) -> None:
         """Raises `ContractError` if more than half of the readings have a failure at their time: the rows are readings."""
@@ -319,7 +326,7 @@ TABLES: dict[str, Table] = {
         may_be_empty=True,
         shard_by=_BY_MACHINE,
         aliases={**_EVENT, "component": "failure"},
-        harmless=(_PREVENTIVE,),
+        harmless=(_PREVENTIVE, CANCELLED),
         advice={
             _PREVENTIVE: "Preventive work is no failure. Replacements of components belong in --maintenance."
         },

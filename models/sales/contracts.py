@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import polars as pl
 
-from models.contracts import AcceptResult, is_unknown
+from models.contracts import ROW, RULE, AcceptResult, is_unknown
 from models.errors import ContractError
+from models.marked_rows import CANCELLED, is_cancelled, is_return
 from models.sales.categories import MOST_CATEGORIES
 from models.sales.covariates import EVERY_STORE
 from models.sales.days import as_weeks
@@ -96,13 +97,15 @@ class Weekly(Table):
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """As for every table; with the option `week_ending`, the dates of a source are the last days of its weeks.
 
-        Text is neither a price nor a share of a week in stock. Raises `ContractError` with that option for whole weeks.
+        Text is neither a price nor a share of a week in stock, and the numbers of orders are no covariate. Raises
+        `ContractError` with that option for whole weeks.
         """
         _refuse_other_times(raw["week"], self.name)
         if raw["week"].dtype == pl.String:
             _check_days(raw["week"], self.name, are_last=bool(options.get("week_ending")))
         result = super().accept(raw, options)
         no_numbers = [c for c in NUMBERS if result.good.schema.get(c) == pl.String]
+        no_numbers += [c for c in result.good.columns if _is_identifier(result.good[c])]
         result = replace(result, good=result.good.drop(no_numbers), ignored=(*result.ignored, *no_numbers))
         if not options.get("week_ending"):
             return result
@@ -158,8 +161,18 @@ class Sold(Weekly):
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """As for every table of weeks. With the option `returns`, negative units count as zero (`zero`), or stay (`net`).
         Without it, their rows break the contract.
+
+        Rows of cancelled orders are bad. Rows that are called returns have negative units, whatever their sign is; without
+        the option, `ContractError` is raised for positive ones.
         """
+        cancelled = raw.filter(is_cancelled(raw)).select(ROW, pl.lit(CANCELLED).alias(RULE))
+        result = self._settled(raw.join(cancelled, on=ROW, how="anti", maintain_order="left"), options)
+        return replace(result, bad=pl.concat([result.bad, cancelled]))
+
+    def _settled(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
+        """The result of `accept` for rows without cancelled orders."""
         returns = options.get("returns")
+        raw = _with_negative_returns(raw, self.name, is_allowed=returns is not None)
         if returns is None:
             return super().accept(raw, options)
         if returns == "zero":
@@ -193,6 +206,20 @@ class Sold(Weekly):
         places, stored_rows = "these rows than in earlier ones", stored_tables[self.name]
         lines = changes_of_scale(frame.lazy(), stored_rows, places, "now")
         return (*notes, *(f"{self.name}: {line}" for line in lines))
+
+
+def _with_negative_returns(raw: pl.DataFrame, table: str, *, is_allowed: bool) -> pl.DataFrame:
+    """`raw` with negative units in rows that are called returns. Raises `ContractError` unless that `is_allowed`."""
+    units = raw["units"].cast(pl.Float64, strict=False)
+    wrong = is_return(raw) & (units > 0).fill_null(False)
+    if not wrong.any():
+        return raw
+    if not is_allowed:
+        raise ContractError(
+            f"{table}: {wrong.sum():,} of {raw.height:,} rows are called returns, but have positive units. Choose how they "
+            "count: --returns net subtracts them, --returns zero leaves them out."
+        )
+    return raw.with_columns(raw["units"].cast(pl.String).zip_with(~wrong, (-units).cast(pl.String)))
 
 
 @dataclass(frozen=True)
@@ -261,6 +288,16 @@ class Days(Table):
             store.alias("store"), pl.when(pl.col("name").is_not_null()).then(name).alias("name")
         )
         return super(Days, replace(self, schema=EventsOfStores)).accept(raw, options)
+
+
+def _is_identifier(values: pl.Series) -> bool:
+    """Whether a column of numbers identifies rows, such as those of orders, by its name and its different whole values."""
+    return (
+        values.dtype.is_float()
+        and re.search(_IDENTIFIER, values.name) is not None
+        and 2 * values.n_unique() > len(values) > _FEW_ROWS
+        and bool((values.round() == values).all())
+    )
 
 
 def _check_in_stock(frame: pl.DataFrame, table: str) -> None:
@@ -362,6 +399,8 @@ _MONTH_AND_YEAR = r"^\pL{3,12}\.?[ /'-]+(\d\d|\d{4})$|^\d{4}[ /-]\pL{3,12}$|^\d{
 _FIRST_OR_LAST = r"^(19|20)\d\d\D{0,9}(00|53)$|^(19|20)\d\d\D{1,9}0$|^\D{0,9}(0?0|53)\D{1,3}(19|20)\d\d$"
 """A week 0 or 53 with its year, such as 2021-W53 or 2021 53."""
 _LONG_YEAR = 53
+_IDENTIFIER = r"(?i:\w[\W_](id|nr|no|number|nummer)\.?$)|[a-z](ID|Id|Nr|No)$"
+_FEW_ROWS = 10
 _FIRST = 200
 _MOST_ANCHORS = 2
 """If the weeks of one file start on more weekdays, they are days or months."""
@@ -384,6 +423,7 @@ TABLES: dict[str, Table] = {
         covariates=True,
         ahead=timedelta(days=7),
         amounts=("units",),
+        harmless=(CANCELLED,),
         wide=("week", "units"),
         advice={
             "units|min": "Negative units are returns: choose how they count with --returns net or --returns zero.",

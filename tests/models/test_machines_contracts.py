@@ -66,6 +66,12 @@ def test_a_flag_beside_each_reading_is_no_component(zero):
     )
 
 
+def test_cancelled_work_is_no_failure():
+    rows = pl.DataFrame({"machine_id": ["d"] * 3, "time": [START] * 3, "component": ["a", "b", "c"]})
+    work = rows.with_columns(Status=pl.Series(["Closed", "CANCELLED ", None]))
+    assert accepted("failures", work).bad.rows() == [(2, "cancelled")]
+
+
 @pytest.mark.parametrize(
     ("column", "planned", "repair"),
     [

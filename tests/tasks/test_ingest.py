@@ -312,6 +312,28 @@ def test_a_line_of_totals_of_one_key_is_told(store, tmp_path):
     assert note.startswith("history: sku '2 Ergebnis' looks like a sum")
 
 
+@pytest.mark.parametrize(
+    ("kind", "word"), [("Type", "Return"), ("Belegart", "Retoure"), ("Transaction type", "refund")]
+)
+def test_returns_with_positive_units_are_subtracted_where_it_is_chosen(store, tmp_path, kind, word):
+    source = csv(tmp_path, f"sku,store,week,units,{kind}\n1,A,2024-01-01,9,Sale\n1,A,2024-01-01,2,{word}\n")
+    with pytest.raises(ContractError, match=r"1 of 2 rows are called returns.*--returns net subtracts them"):
+        read(store, "history", source, SALES, duplicates="add")
+    read(store, "history", source, SALES, duplicates="add", returns="net")
+    assert table(store)["units"].to_list() == [7.0]
+    read(store, "history", source, SALES, duplicates="add", returns="zero")
+    assert table(store)["units"].to_list() == [9.0]
+
+
+def test_cancelled_orders_are_no_sales_and_numbers_of_orders_no_covariate(store, tmp_path):
+    lines = [f"{1000 + n},{'Cancelled' if n % 3 == 0 else 'Shipped'},1,A,2024-01-01,2" for n in range(30)]
+    source = csv(tmp_path, "\n".join(["Order ID,Status,sku,store,week,units", *lines]))
+    result = read(store, "history", source, SALES, duplicates="add")
+    assert result.rules == {"cancelled": 10}
+    assert table(store)["units"].to_list() == [40.0]
+    assert "Order ID" in result.ignored
+
+
 def test_a_plan_whose_skus_are_mostly_unknown_is_told(store, tmp_path):
     read(store, "history", csv(tmp_path, sales()), SALES)
     plan = sales().drop("units")
