@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import cache
 from typing import Any
 
 import polars as pl
 from prefect import task
 
 from models.moments import as_moment, end_of
-from models.scenario import AsOf, GroundTruth, HasGroundTruth, Scenario
+from models.scenario import AsOf, HasGroundTruth, Scenario
 from tasks.registry import ledger
 from tasks.scoring.runs import Run, RunError, input_versions, scans
 from tasks.storage.commits import spans
@@ -78,8 +79,8 @@ def resolve_judging(
     if not within:
         raise RunError(_nothing(scenario, store, targets, since, until) + hint)
     verdicts = _verdicts(store, scenario.name)
-    is_touched = _Touched(store, scenario, scenario.ground_truth, versions, newest, verdicts)
-    due = [target for target in targets if is_touched(target, verdicts.get(target.as_of))]
+    truth = {name: versions[name] for name in scenario.ground_truth.tables if name in versions}
+    due = _due(store, scenario, truth, newest, targets, verdicts)
     others = tuple(target.as_of for target in targets if target not in due)
     selection = within
     if since is None and until is None:
@@ -128,57 +129,49 @@ def _last(verdict: Mapping[str, Any] | None) -> datetime:
     return datetime.min.replace(tzinfo=UTC) if verdict is None else verdict["at"]
 
 
-class _Touched:
-    """Whether a published `as_of` is due; the changes of a table's commits are looked up once."""
+def _due(
+    store: Store,
+    scenario: Scenario,
+    versions: Mapping[str, int],
+    newest: AsOf,
+    targets: Sequence[Target],
+    verdicts: Mapping[AsOf, Mapping[str, Any]],
+) -> list[Target]:
+    """The targets to judge, see `resolve_judging`; `versions` are those of the tables with ground truth."""
+    inputs = {as_of: json.loads(verdict["versions"]) for as_of, verdict in verdicts.items()}
 
-    def __init__(
-        self,
-        store: Store,
-        scenario: Scenario,
-        ground_truth: GroundTruth,
-        versions: Mapping[str, int],
-        newest: AsOf,
-        verdicts: Mapping[AsOf, Mapping[str, Any]],
-    ) -> None:
-        self._store, self._scenario, self._newest = store, scenario, newest
-        self._versions = {name: versions[name] for name in ground_truth.tables if name in versions}
-        inputs = [json.loads(row["versions"]) for row in verdicts.values()]
-        self._oldest = {
-            name: min((one.get(name, -1) for one in inputs), default=-1) for name in self._versions
-        }
-        self._spans: dict[str, list[tuple[int, str, str]]] = {}
-        self._changes: dict[tuple[str, int], tuple[str, str] | None] = {}
+    @cache
+    def commits(name: str) -> list[tuple[int, str, str]]:
+        oldest = min((one.get(name, -1) for one in inputs.values()), default=-1)
+        return spans(store, Layout(scenario.name).table(name), oldest)
 
-    def __call__(self, target: Target, verdict: Mapping[str, Any] | None) -> bool:
+    @cache
+    def changes(name: str, after: int) -> tuple[AsOf | None, AsOf | None] | None:
+        """The first and the last time of the rows that commits after a version changed; None if there are none."""
+        later = [span for span in commits(name) if span[0] > after]
+        ends = (min(begin for _, begin, _ in later), max(end for *_, end in later)) if later else None
+        return ends and (as_of_from(ends[0], newest), as_of_from(ends[1], newest))
+
+    def is_due(target: Target) -> bool:
+        verdict = verdicts.get(target.as_of)
         if verdict is None or verdict["published_by"] != target.run_id:
             return True
-        before = json.loads(verdict["versions"])
-        differences = {
-            name: before.get(name, -1) for name, v in self._versions.items() if before.get(name) != v
-        }
-        if verdict["pending"] and (differences or verdict["observed"] != self._newest):
+        before = inputs[target.as_of]
+        differences = {name: before.get(name, -1) for name, v in versions.items() if before.get(name) != v}
+        if verdict["pending"] and (differences or verdict["observed"] != newest):
             return True
-        return any(self._touches(name, after, verdict) for name, after in differences.items())
+        return bool(verdict["rows"]) and any(
+            _overlap(span, verdict["since"], verdict["until"])
+            for name, after in differences.items()
+            if (span := changes(name, after))
+        )
 
-    def _touches(self, name: str, after: int, verdict: Mapping[str, Any]) -> bool:
-        """Whether commits after a version changed rows of a time that the verdict depends on."""
-        if (name, after) not in self._changes:
-            later = [span for span in self._commits(name) if span[0] > after]
-            ends = (min(begin for _, begin, _ in later), max(end for *_, end in later)) if later else None
-            self._changes[name, after] = ends
-        change = self._changes[name, after]
-        if change is None or not verdict["rows"]:
-            return False
-        first, last = (as_of_from(end, self._newest) for end in change)
-        since, until = verdict["since"], verdict["until"]
-        return bool((until is None or first <= until) and (since is None or last >= since))
+    return [target for target in targets if is_due(target)]
 
-    def _commits(self, name: str) -> list[tuple[int, str, str]]:
-        """All commits of a table that are newer than some verdict, read once."""
-        if name not in self._spans:
-            path = Layout(self._scenario.name).table(name)
-            self._spans[name] = spans(self._store, path, self._oldest[name])
-        return self._spans[name]
+
+def _overlap(span: tuple[Any, Any], since: AsOf | None, until: AsOf | None) -> bool:
+    """Whether a span of time and that from `since` to `until`, each None if it is open, have a time in common."""
+    return (until is None or span[0] <= until) and (since is None or span[1] >= since)
 
 
 def _within(as_of: AsOf, since: AsOf | None, until: AsOf | None) -> bool:
