@@ -297,7 +297,10 @@ def test_as_of_is_the_end_of_the_last_hour_that_is_over():
     tables = table_of(START, START + timedelta(minutes=1), START + timedelta(hours=4, minutes=12))
     during, after = START + timedelta(hours=4, minutes=13), START + timedelta(hours=9)
     assert DEVICES.resolve_as_of(tables, None, during) == START + 4 * HOUR
-    assert DEVICES.resolve_as_of(tables, None, after) == START + 5 * HOUR
+    for later in (after, after + timedelta(days=30)):
+        assert DEVICES.resolve_as_of(tables, None, later) == START + 5 * HOUR
+    begun = table_of(START, START + timedelta(minutes=1))
+    assert DEVICES.resolve_as_of(begun, None, START + timedelta(minutes=2)) == START + HOUR
     full = table_of(START + timedelta(hours=3, minutes=58), START + timedelta(hours=3, minutes=59))
     assert DEVICES.resolve_as_of(full, None, START + timedelta(hours=4)) == START + 4 * HOUR
     assert DEVICES.resolve_as_of(tables, START + timedelta(hours=2, minutes=30), after) == START + 2 * HOUR
