@@ -98,6 +98,7 @@ class Machines(
     ground_truth = GROUND_TRUTH
     charts = CHARTS
     search = MachinesSearch()
+    prepare_shard = staticmethod(training_rows.prepare)
     load = staticmethod(risks.load)
     complete = staticmethod(scoring.with_rank)
     estimate = staticmethod(interchange.estimate)
@@ -166,14 +167,6 @@ class Machines(
         """`equipment`: the components that no machine of a type has, see `equipment.missing_by_type`."""
         components = Vocabulary.of_frame(context["vocabulary"]).components
         return {"equipment": missing_by_type(by_component(tables, components), moment(as_of))}
-
-    def prepare_shard(
-        self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
-    ) -> dict[str, pl.DataFrame]:
-        """`rows`: see `training_rows.rows_of`."""
-        return {
-            "rows": training_rows.rows_of_context(tables, context, training_rows.options_of(context, options))
-        }
 
     def fit(self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]) -> FitResult:
         words = Vocabulary.of_frame(context["vocabulary"])

@@ -46,17 +46,10 @@ class MachinesSearch(Search):
         "depth": Whole(3, 20, when={"estimator": ("random_forest", "decision_tree")}),
     }
     """Estimator, feature groups, how trees are grown, and the weight of rows that a failure follows."""
+    prepare = staticmethod(training_rows.prepare)
 
     def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         return asdict(Options.of(options))
-
-    def prepare(
-        self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
-    ) -> dict[str, pl.DataFrame]:
-        """`rows`, those of a training: see `training_rows.rows_of`."""
-        return {
-            "rows": training_rows.rows_of_context(tables, context, training_rows.options_of(context, options))
-        }
 
     def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
         """The cuts except the first after which some row is held out for every horizon."""

@@ -15,7 +15,7 @@ from models.machines.options import Options
 from models.machines.sampling import STEPS, draw, row_count
 from models.machines.service import out_of_service
 from models.machines.vocabulary import Vocabulary, by_component
-from models.scenario import Context, Frames
+from models.scenario import AsOf, Context, Frames
 
 
 def rows_of(
@@ -58,10 +58,16 @@ def options_of(context: Context, options: Mapping[str, Any]) -> Options:
     return Options.of(options).at_interval(interval, (last - first).total_seconds() / 3600)
 
 
-def rows_of_context(tables: Frames, context: Context, options: Options) -> pl.DataFrame:
-    """`rows_of` the vocabulary and period of the context, from the first row time to learn from."""
-    vocabulary = Vocabulary.of_frame(context["vocabulary"])
-    return rows_of(tables, vocabulary, context["observed"], options.train_from, options, gaps_of(context))
+def prepare(
+    tables: Frames,
+    context: Context,
+    as_of: AsOf,  # noqa: ARG001, the context ends at it
+    options: Mapping[str, Any],
+) -> dict[str, pl.DataFrame]:
+    """`rows`, those of the vocabulary and period of the context from the first one to learn from; see `rows_of`."""
+    learnt, words = options_of(context, options), Vocabulary.of_frame(context["vocabulary"])
+    rows = rows_of(tables, words, context["observed"], learnt.train_from, learnt, gaps_of(context))
+    return {"rows": rows}
 
 
 def gaps_of(context: Context) -> Gaps:
