@@ -2,6 +2,7 @@
 
 import getpass
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import polars as pl
@@ -18,6 +19,8 @@ from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
 _LAYOUT = Layout(DEVICES.name)
+_NEAR = 3
+"""The most names that an error proposes."""
 
 
 @limited(BY_HAND, name="devices-label")
@@ -53,6 +56,7 @@ def label(
         rows = of_incident(data_store, incident).with_columns(verdict=pl.lit(verdict))
     else:
         rows = of_range(device, tag, start, end, verdict)
+        refuse_unknown(data_store, rows)
     return keep(data_store, rows, reason, by)
 
 
@@ -83,7 +87,10 @@ def mute(
     if (device is None) == (site is None):
         raise ParameterError("Expected either --device or --site.")
     devices = [device] if site is None else at_site(data_store, site)
-    return keep(data_store, pl.concat(of_range(one, tag, start, end, MUTED) for one in devices), reason, by)
+    rows = pl.concat(of_range(one, tag, start, end, MUTED) for one in devices)
+    if site is None:
+        refuse_unknown(data_store, rows)
+    return keep(data_store, rows, reason, by)
 
 
 def at_site(store: Store, site: str) -> list[str]:
@@ -130,6 +137,29 @@ def of_range(
         raise ParameterError(f"--start is {begin}, --end is {until}. Expected an end after the start.")
     row = {"device": device, "tag": tag, "start": begin, "end": until, "verdict": verdict}
     return pl.DataFrame([row])
+
+
+def refuse_unknown(store: Store, rows: pl.DataFrame) -> None:
+    """Raise `ParameterError` if there are no readings of the device and tag in `rows`, which say nothing then."""
+    device, tag = rows.select("device", "tag").row(0)
+    table = store.find(_LAYOUT.table("readings"))
+    if table is None:
+        raise ParameterError("There are no readings. Ingest some before you say what they were.")
+    tags = _names(table.filter(pl.col("device") == device), "tag")
+    if not tags:
+        option, name, known = "--device", device, _names(table, "device")
+    elif tag not in (*tags, JOINT_TAG):
+        option, name, known = "--tag", tag, tags
+    else:
+        return
+    near = get_close_matches(name, known, n=_NEAR) or known[:_NEAR]
+    raise ParameterError(
+        f"{option} is '{name}', which has no readings. Expected one such as {', '.join(near)}."
+    )
+
+
+def _names(rows: pl.LazyFrame, column: str) -> list[str]:
+    return rows.select(pl.col(column).unique()).collect(engine="streaming")[column].sort().to_list()
 
 
 def keep(store: Store, rows: pl.DataFrame, reason: str, by: str | None) -> dict[str, Any]:
