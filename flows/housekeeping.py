@@ -30,6 +30,7 @@ from tasks.housekeeping.retention import (
     tables,
     tidy_table,
 )
+from tasks.scoring.events import showing
 from tasks.storage.store import Store
 
 
@@ -139,15 +140,16 @@ def _report(result: dict[str, Any]) -> None:
     rows = [
         {"figure": name, "value": value} for name, value in result.items() if isinstance(value, int | str)
     ]
-    create_table_artifact(rows, key="housekeeping", description="Results of housekeeping")
     descriptions = {
         "stuck_runs": "Runs that are stuck in Running",
         "orphaned_container_groups": "Container groups whose run is over; they cost money until they are deleted",
     }
-    for name, description in descriptions.items():
-        if result.get(name):
-            key = f"housekeeping-{name.replace('_', '-')}"
-            create_table_artifact(result[name], key=key, description=description)
+    with showing("The results"):
+        create_table_artifact(rows, key="housekeeping", description="Results of housekeeping")
+        for name, description in descriptions.items():
+            if result.get(name):
+                key = f"housekeeping-{name.replace('_', '-')}"
+                create_table_artifact(result[name], key=key, description=description)
 
 
 def _refuse_problems(cleanups: Sequence[Cleanup]) -> None:

@@ -118,10 +118,8 @@ def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: 
             "Start it with `prefect server start`, or unset the variable to use a server of the command's own.",
         )
         meanwhile()
-        try:
+        with _in_a_sentence(url):
             yield Api(url)
-        finally:
-            _send_what_is_left()
         return
     with _one_at_a_time():
         server = _running_server(leave_up=leave_up)
@@ -134,13 +132,28 @@ def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: 
         use = socket.create_connection(("127.0.0.1", server.port))
         _answers(server.url, _HANGING_SECONDS)
     own = {PREFECT_API_URL: server.url, PREFECT_API_AUTH_STRING: server.password}
-    with closing(use), environment({one.name: value for one, value in own.items()}):
-        try:
-            # This server does not use heartbeats, and a run would wait at its end, for up to a second, until they stop.
-            with temporary_settings({**own, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-                yield Api(server.url, _record())
-        finally:
-            _send_what_is_left()
+    with (
+        closing(use),
+        environment({one.name: value for one, value in own.items()}),
+        _in_a_sentence(server.url),
+        # This server does not use heartbeats, and a run would wait at its end, for up to a second, until they stop.
+        temporary_settings({**own, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+    ):
+        yield Api(server.url, _record())
+
+
+@contextmanager
+def _in_a_sentence(url: str) -> Iterator[None]:
+    """Use a server in the block; then wait for what is left to send. Raises `ServerError` if the server has gone away."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise ServerError(
+            f"The Prefect server at {url} has gone away ({error}), so the run cannot report its end. What it wrote is kept: "
+            "start it again with the same parameters."
+        ) from None
+    finally:
+        _send_what_is_left()
 
 
 @contextmanager

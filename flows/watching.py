@@ -9,7 +9,7 @@ from flows.health import all_health
 from flows.limits import BY_HAND, limited
 from flows.settings import open_store
 from models.scenario import Event
-from tasks.scoring.events import emit
+from tasks.scoring.events import emit, showing
 
 
 @limited(BY_HAND, name="health-watch")
@@ -29,7 +29,7 @@ def watch(store: str | None = None) -> dict[str, Any]:
             payload = {"due": one.due, "published": one.published, "store": data_store.uri}
             emit(data_store, one.scenario, Event("late", one.scenario, payload), str(one.due))
     if reports:
-        create_table_artifact(
-            [asdict(one) for one in reports], key="health", description="Health of the scenarios"
-        )
+        rows = [asdict(one) for one in reports]
+        with showing("The health of the scenarios"):
+            create_table_artifact(rows, key="health", description="Health of the scenarios")
     return {"store": data_store.uri, "late": [one.scenario for one in reports if one.late]}

@@ -8,6 +8,7 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 
 from models.page.blocks import Section
 from tasks.page.render import render_run
+from tasks.scoring.events import showing
 from tasks.scoring.runs import Run
 from tasks.storage.uris import link_of
 
@@ -24,5 +25,6 @@ def announce_study(run: Run, page: str, choices: Sequence[Mapping[str, Any]], re
     """Create the Prefect artifacts of a study: its page, and the choices before and after."""
     key = f"{run.scenario.name}-tune"
     rows = [{name: str(value) for name, value in choice.items()} for choice in choices]
-    create_table_artifact(rows, key=f"{key}-choices", description=reason)
-    create_link_artifact(link_of(page), key=f"{key}-page", link_text="Page of the study")
+    with showing("The study's choices and page"):
+        create_table_artifact(rows, key=f"{key}-choices", description=reason)
+        create_link_artifact(link_of(page), key=f"{key}-page", link_text="Page of the study")

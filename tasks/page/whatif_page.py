@@ -9,6 +9,7 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 
 from models.page.blocks import Section
 from tasks.page.render import render_run
+from tasks.scoring.events import showing
 from tasks.scoring.runs import Run
 from tasks.storage.faults import StoreError
 from tasks.storage.store import Store
@@ -45,8 +46,9 @@ def announce_whatif(run: Run, weeks: Sequence[Mapping[str, Any]], page: str | No
     """Create the Prefect artifacts of a changed plan: the weeks by both plans, and the page if there is one."""
     key = f"{run.scenario.name}-whatif"
     rows = [{name: str(value) for name, value in week.items()} for week in weeks]
-    create_table_artifact(
-        rows, key=f"{key}-weeks", description=f"Sums of medians, units: stored plan and {plan}"
-    )
-    if page:
-        create_link_artifact(link_of(page), key=f"{key}-page", link_text="Page of both plans")
+    with showing("The weeks by both plans"):
+        create_table_artifact(
+            rows, key=f"{key}-weeks", description=f"Sums of medians, units: stored plan and {plan}"
+        )
+        if page:
+            create_link_artifact(link_of(page), key=f"{key}-page", link_text="Page of both plans")

@@ -2,7 +2,8 @@
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -79,7 +80,8 @@ def announce(run: Run, summary: Mapping[str, Any], publication: Publication, eve
     """
     page = str(summary["page"])
     link = link_of(page)
-    _artifacts(run, summary, page, link)
+    with showing("The run's summary and page"):
+        _artifacts(run, summary, page, link)
     payload = {
         "as_of": run.as_of.isoformat(),
         "table": publication.table,
@@ -161,6 +163,15 @@ def _hand_over() -> None:
     waiter.join(_HANDOVER_SECONDS)
     if waiter.is_alive():
         get_run_logger().warning("Events have not reached the Prefect API within %d s.", _HANDOVER_SECONDS)
+
+
+@contextmanager
+def showing(what: str) -> Iterator[None]:
+    """Create artifacts in the block. A server that is unavailable ends the block with a warning, but never the run."""
+    try:
+        yield
+    except Exception as error:
+        get_run_logger().warning("%s cannot be shown in Prefect: %s: %s", what, type(error).__name__, error)
 
 
 def _artifacts(run: Run, summary: Mapping[str, Any], page: str, link: str) -> None:

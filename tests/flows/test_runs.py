@@ -15,6 +15,7 @@ from distributed.security import Security
 from polars.testing import assert_frame_equal
 
 from flows.cluster import local_or_named
+from tasks.registry import ledger
 from tasks.scoring.watchdog import step_limit_seconds
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
@@ -188,6 +189,17 @@ def test_prefect_shows_the_run_with_its_page_summary_and_progress(command, train
     assert summary["run_id"] in artifact("toy-score-notes")
     progress = ask(prefect_api, "artifacts", artifacts={"type": {"any_": ["progress"]}}, sort="CREATED_DESC")
     assert (progress[0]["description"], progress[0]["data"]) == ("scoring", 100.0)
+
+
+def test_a_server_that_takes_no_artifacts_ends_no_run(command, trained, monkeypatch):
+    def refused(*_, **__):
+        raise httpx.ConnectError("connection refused")
+
+    monkeypatch.setattr("tasks.scoring.events.create_table_artifact", refused)
+    summary = score(command, trained).json
+    assert summary["published"]
+    (entry,) = ledger.rows(trained).collect().to_dicts()
+    assert entry["run_id"] == summary["run_id"]
 
 
 def test_a_run_is_named_after_what_it_does(command, trained, prefect_api):

@@ -185,6 +185,15 @@ def test_events_of_a_command_that_ends_with_an_error_are_sent_first_without_a_wo
         EventsWorker.set_client_override(None)
 
 
+def test_a_server_that_goes_away_while_a_command_uses_it_is_told_in_a_sentence(prefect_api):
+    @server.prefect_server(leave_up=False)
+    def fail() -> None:
+        raise httpx.ConnectError("connection refused")
+
+    with pytest.raises(server.ServerError, match=r"has gone away \(connection refused\)"):
+        fail()
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A PREFECT_HOME whose database has tables of version `aaa`."""
