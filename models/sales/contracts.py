@@ -276,6 +276,13 @@ class Days(Table):
                 f"{self.name}: date is {ranges['date'][0]!r} for {ranges['name'][0]}. Expected one day: give each day of "
                 "the event a row of its own."
             )
+        end = next((name for name in raw.columns if re.fullmatch(_LAST_DAY, name)), None)
+        longer = raw.filter(raw["date"].cast(pl.String) != raw[end].cast(pl.String)) if end else raw.clear()
+        if longer.height:
+            raise ContractError(
+                f"{self.name}: date is {longer['date'][0]} and '{end}' {longer[end][0]} for {longer['name'][0]}. Expected "
+                "one day: give each day of the event a row of its own."
+            )
         column = next((name for name in raw.columns if name.strip().casefold() == "store"), None)
         if column is None:
             return super().accept(raw, options)
@@ -401,6 +408,7 @@ _FIRST_OR_LAST = r"^(19|20)\d\d\D{0,9}(00|53)$|^(19|20)\d\d\D{1,9}0$|^\D{0,9}(0?
 _LONG_YEAR = 53
 _IDENTIFIER = r"(?i:\w[\W_](id|nr|no|number|nummer)\.?$)|[a-z](ID|Id|Nr|No)$"
 _FEW_ROWS = 10
+_LAST_DAY = r"(?i)\s*(end[e]?|bis|until|fin|to|(end|last)[ _-]?(date|day)|enddatum)\s*"
 _FIRST = 200
 _MOST_ANCHORS = 2
 """If the weeks of one file start on more weekdays, they are days or months."""

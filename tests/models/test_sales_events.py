@@ -153,3 +153,15 @@ def test_an_event_of_several_days_is_not_read_as_its_first_day(text):
     raw = pl.DataFrame({"name": ["fair", "fair"], "date": ["2024-03-01", text]})
     with pytest.raises(ContractError, match=r"give each day of the event a row of its own"):
         TABLES["events"].accept(raw, {})
+
+
+def test_an_event_with_a_column_for_its_last_day_is_not_read_as_its_first_day():
+    raw = pl.DataFrame({"name": ["fair"], "date": ["2024-05-01"], "End date": ["2024-05-03"]}).with_row_index(
+        ROW
+    )
+    with pytest.raises(
+        ContractError, match=r"'End date' 2024-05-03 for fair\. Expected one day: give each day"
+    ):
+        TABLES["events"].accept(raw, {})
+    one_day = raw.with_columns(pl.col("date").alias("End date"))
+    assert TABLES["events"].accept(one_day, {}).good["date"].to_list() == [date(2024, 5, 1)]
