@@ -94,6 +94,15 @@ class Weekly(Table):
 
     words: int | None = MOST_CATEGORIES
 
+    def check_names(self, mapping: Mapping[str, str], options: Mapping[str, Any]) -> None:
+        """Raises `ContractError` if first days are expected and the name of their column says that they are last ones."""
+        name = mapping.get("week", "")
+        if re.search(_ENDING, name) and not (options.get("week_ending") or options.get("daily")):
+            raise ContractError(
+                f"{self.name}: by its name, the column '{name}' has the last days of weeks. Expected first days. Add "
+                "--week-ending, or rename the column if they are the first ones."
+            )
+
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """As for every table; with the option `week_ending`, the dates of a source are the last days of its weeks.
 
@@ -277,8 +286,7 @@ class Days(Table):
                 "the event a row of its own."
             )
         end = next((name for name in raw.columns if re.fullmatch(_LAST_DAY, name)), None)
-        longer = raw.filter(raw["date"].cast(pl.String) != raw[end].cast(pl.String)) if end else raw.clear()
-        if longer.height:
+        if end and (longer := raw.filter(raw["date"].cast(pl.String) != raw[end].cast(pl.String))).height:
             raise ContractError(
                 f"{self.name}: date is {longer['date'][0]} and '{end}' {longer[end][0]} for {longer['name'][0]}. Expected "
                 "one day: give each day of the event a row of its own."
@@ -407,6 +415,7 @@ _FIRST_OR_LAST = r"^(19|20)\d\d\D{0,9}(00|53)$|^(19|20)\d\d\D{1,9}0$|^\D{0,9}(0?
 """A week 0 or 53 with its year, such as 2021-W53 or 2021 53."""
 _LONG_YEAR = 53
 _IDENTIFIER = r"(?i:\w[\W_](id|nr|no|number|nummer)\.?$)|[a-z](ID|Id|Nr|No)$"
+_ENDING = r"(?i)\bw/?e\b|week[ _-]?end"
 _FEW_ROWS = 10
 _LAST_DAY = r"(?i)\s*(end[e]?|bis|until|fin|to|(end|last)[ _-]?(date|day)|enddatum)\s*"
 _FIRST = 200

@@ -102,6 +102,9 @@ class Table:
         """Accepted rows of all files, with one for each combination of `unique_in`: see `models.contracts`."""
         return one_of_each(rows, files, self.unique_in(options), options.get("duplicates"), self.amounts)
 
+    def check_names(self, mapping: Mapping[str, str], options: Mapping[str, Any]) -> None:
+        """Raise `ContractError` if a source's names of columns, by that of the table, contradict the options."""
+
     def check(self, frame: pl.DataFrame, stored_tables: Frames) -> None:
         """Raise `ContractError` if `frame`, the good rows, is wrong as a whole.
 

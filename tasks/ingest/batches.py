@@ -118,6 +118,7 @@ def _of_files(
             notes += group_notes
         long = as_long(long, table, names, order, wide=bool(options.get("wide")))
         mapping |= renaming(long.columns, names, table.required_columns, table.aliases, further)
+        table.check_names(mapping, options)
         advice = "" if layout else _advice(request.scenario, table, one.columns)
         files.append(rename(long, names, table.required_columns, table.aliases, further, advice))
         of_source = {old: new for new, old in mapping.items()}

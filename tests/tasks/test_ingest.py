@@ -325,6 +325,17 @@ def test_returns_with_positive_units_are_subtracted_where_it_is_chosen(store, tm
     assert table(store)["units"].to_list() == [9.0]
 
 
+@pytest.mark.parametrize("name", ["Week Ending", "week_end", "W/E date", "WE"])
+def test_a_column_that_is_named_after_the_ends_of_weeks_asks_for_the_option(store, tmp_path, name):
+    source = csv(tmp_path, sales(start=MONDAY + timedelta(days=6)).rename({"week": name}))
+    with pytest.raises(
+        ContractError, match=f"the column '{name}' has the last days of weeks.*Add --week-ending"
+    ):
+        read(store, "history", source, SALES, mapping={"week": name})
+    read(store, "history", source, SALES, mapping={"week": name}, week_ending=True)
+    assert table(store)["week"].min() == MONDAY
+
+
 def test_cancelled_orders_are_no_sales_and_numbers_of_orders_no_covariate(store, tmp_path):
     lines = [f"{1000 + n},{'Cancelled' if n % 3 == 0 else 'Shipped'},1,A,2024-01-01,2" for n in range(30)]
     source = csv(tmp_path, "\n".join(["Order ID,Status,sku,store,week,units", *lines]))
