@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from models.contracts import without_unknown
+from models.contracts import flags, without_unknown
 from models.errors import ContractError
 from models.layouts import TIMES, Layout, LayoutRequest, SourceFile, time_and_others, with_header
 
@@ -16,7 +16,7 @@ LABELS = (
     r"(?i)(is_?)?(anomal(y|ous)|outlier|attack|label|normal/attack|change_?point|ground_?truth)(_?label)?"
 )
 """Matches the names of columns that say which rows of a wide file are anomalous."""
-_NORMAL, _FAULTY = ("0", "0.0", "false", "no", "n", "normal", "ok", "good"), ("1", "1.0", "true", "yes", "y")
+_NORMAL = ("normal", "ok", "good")
 _NO_STATE = ("unavailable", "unknown", "none", "")
 
 
@@ -83,21 +83,21 @@ def _labelled(files: Sequence[SourceFile], request: LayoutRequest) -> list[Sourc
     result = []
     for file in files:
         time, others = time_and_others(file, request)
-        flags = [c for c in others if re.fullmatch(LABELS, c)]
+        labels = [c for c in others if re.fullmatch(LABELS, c)]
         device = next((c for c in (request.mapping.get("device"), "device") if c in others), None)
         frame = file.frame.with_columns(device=pl.col(device) if device else pl.lit(file.stem))
         if request.table == "labels":
-            if not flags:
+            if not labels:
                 raise ContractError(
                     f"{file.name}: no column says which rows are anomalous. Found: {', '.join(others)}. Expected one such "
                     "as anomaly or label."
                 )
             ranges = _ranges(
-                frame.select("device", time, pl.col(flags[0]).cast(pl.String)).collect(), file.name
+                frame.select("device", time, pl.col(labels[0]).cast(pl.String)).collect(), file.name
             )
             result.append(SourceFile(file.name, ranges.lazy()))
         else:
-            sensors = [c for c in others if c not in (*flags, device)]
+            sensors = [c for c in others if c not in (*labels, device)]
             result.append(
                 SourceFile(file.name, _long(SourceFile(file.name, frame), time, sensors, ["device"]))
             )
@@ -112,12 +112,14 @@ def _ranges(rows: pl.DataFrame, name: str) -> pl.DataFrame:
     """
     _, time, flag = rows.columns
     word = pl.col(flag).str.strip_chars().str.to_lowercase().fill_null("0")
-    numbers = rows.filter(word.cast(pl.Float64, strict=False).is_in([0.0, 1.0]).not_())
-    if numbers.height:
+    number = flags(word)
+    others = rows.filter(number.is_in([0.0, 1.0]).not_())
+    if others.height:
         raise ContractError(
-            f"{name}: '{flag}' is {numbers[flag][0]}. Expected 0 or 1, or words such as normal and attack."
+            f"{name}: '{flag}' is {others[flag][0]}. Expected 0 or 1, or words such as normal and attack."
         )
-    fault = pl.when(word.is_in(_FAULTY)).then(pl.lit("anomaly")).when(~word.is_in(_NORMAL)).then(word)
+    is_normal = (number == 0.0) | word.is_in(_NORMAL)
+    fault = pl.when(number == 1.0).then(pl.lit("anomaly")).when(~is_normal.fill_null(value=False)).then(word)
     runs = rows.with_columns(
         fault=fault, start=time, end=pl.coalesce(pl.col(time).shift(-1).over("device"), time)
     ).with_columns(run=pl.col("fault").rle_id().over("device"))

@@ -149,7 +149,7 @@ def test_a_column_for_the_quality_of_another_is_no_sensor(store, tmp_path):
     assert counts.rows() == [("pressure", 9), ("speed", 8)]
 
 
-@pytest.mark.parametrize("words", [("0", "1"), ("Normal", "Attack"), ("FALSE", "TRUE")])
+@pytest.mark.parametrize("words", [("0", "1"), ("Normal", "Attack"), ("FALSE", "TRUE"), ("off", "on")])
 def test_a_column_of_labels_is_no_sensor_and_gives_the_faults(store, tmp_path, words):
     flags = [words[n in (3, 4, 8)] for n in range(9)]
     rows = [f"2024-01-01T00:{n:02}:00Z,{n},{flag}" for n, flag in enumerate(flags)]
