@@ -164,7 +164,7 @@ class FailuresTable(EventsTable):
         self, frame: pl.DataFrame, stored_tables: Frames, options: Mapping[str, Any]
     ) -> tuple[str, ...]:
         """Also a note where telemetry is dated by days, and failures are not: its rows may know what follows."""
-        notes = super().notes(frame, stored_tables, options)
+        notes = (*super().notes(frame, stored_tables, options), *_outside(frame, stored_tables))
         zone = options.get("timezone") or "UTC"
         if options.get("telemetry_marks") == "start" or is_dated(frame.lazy(), zone) is not False:
             return notes
@@ -224,6 +224,21 @@ class TelemetryTable(MachinesTable):
         return dataclasses.replace(result, good=with_end_times(good.lazy(), hours).collect())
 
 
+def _outside(failures: pl.DataFrame, stored_tables: Frames) -> tuple[str, ...]:
+    """A note on failures that are all before or all after the readings: nothing can be learnt from them."""
+    if "telemetry" not in stored_tables or failures.is_empty():
+        return ()
+    ends = (pl.col("time").min().alias("first"), pl.col("time").max().alias("last"))
+    first, last = stored_tables["telemetry"].select(ends).collect(engine="streaming").row(0)
+    own_first, own_last = failures.select(ends).row(0)
+    if first is None or (own_last >= first and own_first <= last):
+        return ()
+    return (
+        f"failures: all are from {own_first:%Y-%m-%d} to {own_last:%Y-%m-%d}, but readings from {first:%Y-%m-%d} to "
+        f"{last:%Y-%m-%d}. Nothing can be learnt from failures without readings before them.",
+    )
+
+
 def _refuse_readings(raw: pl.DataFrame, value: str) -> None:
     """Raise `ContractError` if the only column of numbers has the readings of several sensors, which a text names."""
     texts = (c for c in raw.columns if raw[c].dtype == pl.String and c not in ("machine_id", "time"))
@@ -266,16 +281,19 @@ def _zeros(values: pl.Series) -> int:
 
 
 def _is_preventive(raw: pl.DataFrame) -> pl.Expr:
-    """Whether rows are preventive work, such as a work order of the type PM."""
+    """Whether rows are preventive work, such as a work order of the type PM, or one with yes in a column `planned`."""
     types = [c for c in raw.columns if c == "component" or re.search(_TYPE, c)]
+    marks = [c for c in raw.columns if re.fullmatch(_PLANNED, c)]
     return pl.any_horizontal(
-        pl.col(types).cast(pl.String).str.strip_chars().str.contains(_PREVENTIVE_WORK).fill_null(False)
+        pl.col(types).cast(pl.String).str.strip_chars().str.contains(_PREVENTIVE_WORK).fill_null(False),
+        *((flags(pl.col(mark)) == 1.0).fill_null(False) for mark in marks),
     )
 
 
 _COINCIDENCES = 3
 """More failures than these at the times of readings are no chance."""
 _PREVENTIVE = "preventive_work"
+_PLANNED = r"(?i)(is[ _-]?)?(planned|scheduled|preventive|geplant)"
 _TYPE = r"(?i)type|class|categ|kind|activity|(work|auftrags)_?art"
 _PREVENTIVE_WORK = (
     r"(?i)^(pm|ppm|pdm|(planned |scheduled )?(preventive|preventative|predictive|routine|inspection|calibration)"

@@ -78,6 +78,7 @@ def test_cancelled_work_is_no_failure():
         ("WORKTYPE", "PM", "CM"),
         ("Maintenance Type", "preventive maintenance ", "PM01"),
         ("component", "Inspection", "belt"),
+        ("Planned", "yes", "no"),
     ],
 )
 def test_preventive_work_is_no_failure(column, planned, repair):
@@ -248,3 +249,11 @@ def test_what_is_not_known_of_machines_may_be_left_out():
     assert good.select("machine_id", "model", "age_years").rows() == [("1", "A", None), ("2", None, None)]
     aged = accepted("machines", pl.DataFrame({"machine_id": ["1"], "age_years": ["5"]})).good
     assert aged.select("model", "age_years").rows() == [(None, 5.0)]
+
+
+def test_failures_that_are_all_before_or_after_the_readings_are_told():
+    readings = pl.LazyFrame({"machine_id": "d", "time": [START, START + timedelta(days=9)]})
+    for days, count in ((-1, 1), (0, 0), (9, 0), (10, 1)):
+        failures = pl.DataFrame({"machine_id": "d", "time": [START + timedelta(days=days)], "component": "a"})
+        notes = TABLES["failures"].notes(failures, {"telemetry": readings}, {})
+        assert [note.startswith("failures: all are from") for note in notes] == [True] * count
