@@ -44,18 +44,7 @@ def _band() -> pl.Expr:
 def _watch_list(view: View) -> list[Block]:
     if view.rows.is_empty():
         return [Text("No component was scored.")]
-    watch_list, rows = view.watch_list, view.rows
-    counts = {
-        f"At risk within {span(h)}": f"{rows.filter(horizon_hours=h)['above_threshold'].sum():,}"
-        for h in view.horizons
-    }
-    figures = {
-        **counts,
-        "Machines": f"{rows['machine_id'].n_unique():,}",
-        "Components scored": f"{view.status.get('scored', 0):,}",
-        "By a fallback": f"{view.status.get('fallback', 0):,}",
-        "Without a model, or failed": f"{view.status.get('skipped', 0) + view.status.get('failed', 0):,}",
-    }
+    watch_list = view.watch_list
     alarms = watch_list.height - watch_list["alarm"].null_count()
     failure = f"{view.options.missed_failure_cost:g}"
     failure += "".join(f" ({name}: {cost:g})" for name, cost in view.options.component_costs)
@@ -84,10 +73,28 @@ def _watch_list(view: View) -> list[Block]:
         "explorer"
     )
     return [
-        Figures(figures),
+        _figures(view),
         Text(text),
         Grid(frame, caption, limit=WATCHED, formats=formats, key={"machine_id": "Machine"}),
     ]
+
+
+def _figures(view: View) -> Figures:
+    """The numbers of components at risk, of machines, and of components by their status."""
+    rows, status = view.rows, view.status
+    counts = {
+        f"At risk within {span(h)}": f"{rows.filter(horizon_hours=h)['above_threshold'].sum():,}"
+        for h in view.horizons
+    }
+    return Figures(
+        {
+            **counts,
+            "Machines": f"{rows['machine_id'].n_unique():,}",
+            "Components scored": f"{status.get('scored', 0):,}",
+            "By a fallback": f"{status.get('fallback', 0):,}",
+            "Without a model, or failed": f"{status.get('skipped', 0) + status.get('failed', 0):,}",
+        }
+    )
 
 
 def _trust(view: View) -> list[Block]:

@@ -66,12 +66,7 @@ def dialect_of(head: bytes, encoding: str | None = None) -> Text:
     >>> dialect_of(b"sku;units\\nA;1,5\\n").separator
     ';'
     """
-    encoding = encoding_of_text(head, encoding)
-    text = head.decode("utf-8-sig" if encoding == "utf-8" else encoding, "ignore")
-    if "\0" in text:
-        raise DialectError(
-            "this is a binary file. Expected CSV, Parquet, Excel, JSON lines, Arrow, or a zip."
-        )
+    encoding, text = _decoded(head, encoding)
     line_end = "\r" if "\r" in text and "\n" not in text else "\n"
     every = _lines(text, complete=len(head) < HEAD)
     before = _before_header(every) if line_end == "\n" else 0
@@ -106,6 +101,17 @@ def dialect_of(head: bytes, encoding: str | None = None) -> Text:
         below=below,
         wrapped_columns=_wrapped(_columns(rows[1:], len(names))),
     )
+
+
+def _decoded(head: bytes, encoding: str | None) -> tuple[str, str]:
+    """The encoding of `head`, and its text; see `dialect_of`. Raises `DialectError` if it is no text."""
+    encoding = encoding_of_text(head, encoding)
+    text = head.decode("utf-8-sig" if encoding == "utf-8" else encoding, "ignore")
+    if "\0" in text:
+        raise DialectError(
+            "this is a binary file. Expected CSV, Parquet, Excel, JSON lines, Arrow, or a zip."
+        )
+    return encoding, text
 
 
 def _names(
