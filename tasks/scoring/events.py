@@ -75,13 +75,15 @@ def derivation_notes(run: Run) -> list[str]:
 def announce(run: Run, summary: Mapping[str, Any], publication: Publication, events: list[Event]) -> None:
     """Create the Prefect artifacts of a published run, and emit its events and `almanac.<scenario>.published`.
 
-    If keys failed, `almanac.<scenario>.keys_failed` reports how many. Returns when the events have been delivered. An
+    If keys failed, `almanac.<scenario>.keys_failed` reports how many. Returns when the events have been delivered; raises
+    if the server is away, so that the run, which is not in the ledger yet, is repeated with its events. An
     event's id follows from the run and the event, so that an event which a repeated run emits again can be recognised.
     """
     page = str(summary["page"])
     link = link_of(page)
-    with showing("The run's summary and page"):
-        _artifacts(run, summary, page, link)
+    _artifacts(
+        run, summary, page, link
+    )  # without a server, this raises: Prefect would drop the events without a word
     payload = {
         "as_of": run.as_of.isoformat(),
         "table": publication.table,
@@ -167,7 +169,10 @@ def _hand_over() -> None:
 
 @contextmanager
 def showing(what: str) -> Iterator[None]:
-    """Create artifacts in the block. A server that is unavailable ends the block with a warning, but never the run."""
+    """Create artifacts in the block. A server that is unavailable ends the block with a warning, but never the run.
+
+    Not for runs with events that must be delivered: these are repeated once the server is back.
+    """
     try:
         yield
     except Exception as error:

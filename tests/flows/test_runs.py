@@ -191,13 +191,20 @@ def test_prefect_shows_the_run_with_its_page_summary_and_progress(command, train
     assert (progress[0]["description"], progress[0]["data"]) == ("scoring", 100.0)
 
 
-def test_a_server_that_takes_no_artifacts_ends_no_run(command, trained, monkeypatch):
+def test_a_run_whose_server_goes_away_once_its_rows_are_published_is_repeated_with_its_events(
+    command, trained, monkeypatch
+):
     def refused(*_, **__):
         raise httpx.ConnectError("connection refused")
 
-    monkeypatch.setattr("tasks.scoring.events.create_table_artifact", refused)
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.scoring.events.create_table_artifact", refused)
+        output = command("toy", "score", "--store", trained.uri)
+    assert (output.status, ledger.rows(trained)) == (1, None)
+    assert "has gone away (connection refused)" in output.err
+    assert "Traceback" not in output.err
     summary = score(command, trained).json
-    assert summary["published"]
+    assert summary["notes"][-1] == "These rows had been published before."
     (entry,) = ledger.rows(trained).collect().to_dicts()
     assert entry["run_id"] == summary["run_id"]
 
