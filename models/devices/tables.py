@@ -148,8 +148,9 @@ def _refuse_mixed(rows: pl.DataFrame, columns: Sequence[str]) -> None:
             device, tag = several.select(KEY).row(0)
             raise ContractError(
                 f"'{tag}' of '{device}' has several readings at the same time, told apart by the column '{column}': {one} "
-                f"and {other}. Expected one sensor. Add the column to a name with "
-                f"--column 'device=DEVICE_COLUMN+{column}', or, if it is one sensor, choose --duplicates average."
+                f"and {other}. Expected one sensor. Add the column to a name with --column 'device=DEVICE_COLUMN+{column}', "
+                f"or, if it is a part of the time, with 'time=TIME_COLUMN+{column}'. If it is one sensor, choose "
+                "--duplicates average."
             )
 
 
