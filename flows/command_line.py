@@ -237,7 +237,7 @@ def _finite(value: Any) -> Any:
 
 
 def _hide_tracebacks_of_user_errors() -> None:
-    """Keep user errors out of the log: they are printed once, at the end."""
+    """Keep errors that are printed in a sentence at the end out of the log: user errors, and a server that is away."""
     from prefect.logging.configuration import ensure_logging_setup
     from prefect.logging.handlers import PrefectConsoleHandler
 
@@ -245,11 +245,13 @@ def _hide_tracebacks_of_user_errors() -> None:
     for name in ("", "prefect", "prefect.flow_runs", "prefect.task_runs"):
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, PrefectConsoleHandler):
-                handler.addFilter(_is_not_a_user_error)
+                handler.addFilter(_is_not_told_at_the_end)
 
 
-def _is_not_a_user_error(record: logging.LogRecord) -> bool:
-    if record.exc_info and isinstance(record.exc_info[1], AlmanacError):
+def _is_not_told_at_the_end(record: logging.LogRecord) -> bool:
+    from httpx import TransportError
+
+    if record.exc_info and isinstance(record.exc_info[1], AlmanacError | TransportError):
         return False
     return "Finished in state Failed" not in record.getMessage()
 

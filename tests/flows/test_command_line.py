@@ -1,5 +1,6 @@
 import inspect
 import json
+import logging
 import os
 import re
 import signal
@@ -7,13 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 import deployments.__main__
 import flows.sales
 from flows import command_line
-from flows.command_line import application
+from flows.command_line import _is_not_told_at_the_end, application
 from flows.modules import Direct, with_commands
+from models.errors import AlmanacError
 from tasks.storage.store import Store
 from tests import steps, toy
 from tests.conftest import ROOT
@@ -288,3 +291,12 @@ def test_a_prefect_server_that_does_not_answer_is_named(tmp_path):
     assert process.returncode == 1
     assert "http://127.0.0.1:9/api" in process.stderr
     assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "is_logged"),
+    [(AlmanacError("no data"), False), (httpx.ConnectError("refused"), False), (ValueError("a bug"), True)],
+)
+def test_a_log_has_no_traceback_of_an_error_that_is_told_at_the_end(error, is_logged):
+    record = logging.makeLogRecord({"msg": "an error", "exc_info": (type(error), error, None)})
+    assert _is_not_told_at_the_end(record) == is_logged
