@@ -98,7 +98,11 @@ def ingests(ingest: Flow[..., dict[str, Any]]) -> Callable[[Callable[..., R]], C
             if arguments.get("dry_run"):
                 return result
             final = function(result, **mine, store=arguments.get("store"))
-            return final | {"notes": [*_notes(result), *final["notes"]]} if isinstance(final, dict) else final
+            return (
+                final | {"notes": [*_notes(result), *final.get("notes", [])]}
+                if isinstance(final, dict)
+                else final
+            )
 
         doc = inspect.cleandoc(function.__doc__ or "").replace("Args:\n", f"Args:\n{about.rstrip(' ')}")
         return _called(wrapped, full, doc)

@@ -16,8 +16,9 @@ def test_the_notes_of_an_ingest_and_its_quarantine_precede_those_of_the_run():
 
     @ingests(SimpleNamespace(fn=ingest))
     def run(_: dict[str, object], store: str | None = None) -> dict[str, object]:
-        return {"notes": ["stale"]}
+        return {"notes": ["stale"]} if store is None else {}
 
     quarantined = "history: 2 of 9 rows are in quarantine: units|min."
     assert run(source="bad") == {"notes": ["'1' like '01'.", quarantined, "stale"]}
     assert run(source="good") == {"notes": ["'1' like '01'.", "stale"]}
+    assert run(source="good", store="s") == {"notes": ["'1' like '01'."]}
