@@ -48,6 +48,8 @@ def without_leaks(
         for word, kind in (("sensor", "sensors"), ("error", "errors"))
         for name, reason in sorted(reasons[kind].items())
     ]
+    strange = {*options.keep_columns} - {*vocabulary.sensors, *vocabulary.errors}
+    notes += [f"--keep-column {name}: no sensor or error has this name" for name in sorted(strange)]
     rest = {
         kind: tuple(n for n in getattr(vocabulary, kind) if n not in names or n in options.keep_columns)
         for kind, names in reasons.items()

@@ -166,3 +166,5 @@ def test_an_error_that_is_dated_by_the_day_of_the_failure_is_left_out_unless_it_
     assert left.errors == ("e8",)
     assert notes[0].startswith("error e9: it is above 0 only before failures")
     assert without_leaks(rows, words, Options.of({"keep_columns": ["e9"]}))[0] == words
+    *_, note = without_leaks(rows, words, Options.of({"keep_columns": ["e99"]}))[1]
+    assert note == "--keep-column e99: no sensor or error has this name"
