@@ -29,8 +29,8 @@ The model of a SKU, with `y = log(1 + units)` of key k (a store) in week t::
 - `effect`: a store's sales relative to the level: the mean of its residuals, with weights that fall by
   `FORGETTING` per week.
 - Spread: forecast errors of several steps at the origins of the last year, at the fitted parameters. Their
-  variance is a line in the step that does not fall; their shape is empirical, the same for all steps; a
-  key's own variance counts in proportion to its weeks.
+  variance is a line in the step that does not fall; their shape is empirical, the same for all steps, with a
+  median that is shrunk by `STEADY_WEEKS`; a key's own variance counts in proportion to its weeks.
 
 Fallback, named in `reason` (null for the full model): with fewer than `ENOUGH_WEEKS` weeks, or if the index never
 changes, the level is the mean of all weeks; if the optimiser does not converge, it is exponential smoothing with
@@ -56,6 +56,8 @@ KEY_WEEKS = 30.0
 DEFAULT_VARIANCE = 0.25
 """Variance of a forecast error in logs if there are no errors yet: roughly half to twice the median."""
 ENOUGH_ERRORS = 50
+STEADY_WEEKS = 26.0
+"""Weeks without error that are mixed into the median of a SKU's errors: most of a few weeks' are on one side by chance."""
 STEPS = (1, 4, 8, 13, 26)
 EXTRAPOLATION = 2.0
 """Log units by which a forecast may exceed the SKU's highest week, for a promotion deeper than any so far."""
@@ -207,7 +209,9 @@ def _spread(
         )
         pool = pool[np.isfinite(pool)]
         if len(pool) >= ENOUGH_ERRORS:
-            shape[at] = np.quantile(pool, quantiles)
+            weeks = np.isfinite(mine[steps[0]]).any(axis=1).sum()
+            luck = STEADY_WEEKS / (weeks + STEADY_WEEKS) * np.median(pool)
+            shape[at] = np.quantile(pool, quantiles) - luck
     shapes = {SHAPE + quantile_column(q): shape[:, at] for at, q in enumerate(quantiles)}
     return {"variance_start": start, "variance_step": slope, **shapes}
 

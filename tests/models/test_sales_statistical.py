@@ -341,6 +341,17 @@ def test_difficult_histories_are_forecast_without_failing(problem, condition):
         assert forecasts["q50"].to_list() == pytest.approx([flat.pop()] * 13)
 
 
+@pytest.mark.parametrize(("weeks", "share"), [(40, 27 / 53), (100, 52 / 78)])
+def test_errors_on_one_side_move_the_median_less_the_fewer_weeks_they_are(weeks, share, monkeypatch):
+    at = np.arange(weeks)
+    panel = panel_from({("a", "s"): np.where(at % 5 == 0, 1000.0, 100.0) + at % 3})
+    shrunk = statistical.fit(panel, weeks - 1, 13, QUANTILES)["shape_q50"][0]
+    monkeypatch.setattr(statistical, "STEADY_WEEKS", 0.0)
+    median = statistical.fit(panel, weeks - 1, 13, QUANTILES)["shape_q50"][0]
+    assert median < -0.1
+    assert shrunk == pytest.approx(share * median)
+
+
 def test_collinear_covariates_do_no_harm():
     rng = np.random.default_rng(1)
     deal = (rng.random((70, 3)) < 0.3).astype(float)
