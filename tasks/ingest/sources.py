@@ -32,6 +32,8 @@ _DATE_IN_NAME = (
     r"(?<!\d)(?:(?:19|20)\d\d[-_. ]?(?:W|KW)\d\d|(?:W|KW)[-_ ]?\d\d[-_. ](?:19|20)\d\d|"
     r"(?:19|20)\d\d([-_.]?)\d\d\1\d\d|\d\d([-_.])\d\d\2(?:19|20)\d\d)(?!\d)"
 )
+_EXTENSIONS = r"(?i)(\.[a-z]\w*)?(\.(gz|zst))?$"
+"""The extensions of a file, but not the rest of a name with points, such as St. Gallen.csv."""
 _LISTED = 60
 _FIRST = 20
 """The number of rows that show what a column holds."""
@@ -130,13 +132,13 @@ def _with_name(source: Source, mapping: Mapping[str, str]) -> Source:
 def _of_name(source: Source, part: str) -> str:
     """The date in the name of a file, or the name without that date and without extensions.
 
-    >>> [_of_name(Source("in/shop 7_2024_W05.csv", pl.LazyFrame()), part) for part in ("@file", "@date")]
-    ['shop 7', '2024-W05']
+    >>> [_of_name(Source("in/St. Gallen_2024_W05.csv.gz", pl.LazyFrame()), part) for part in ("@file", "@date")]
+    ['St. Gallen', '2024-W05']
     """
     name = source.name.rpartition("/")[2]
     date = re.search(_DATE_IN_NAME, name)
     if part == _FILE:
-        return name.replace(date[0] if date else "", "").partition(".")[0].strip(" _-")
+        return re.sub(_EXTENSIONS, "", name.replace(date[0] if date else "", "")).strip(" ._-")
     if date is None:
         raise SourceError(
             f"{source.name}: its name has no date. Expected one such as sales_2024-01-29.csv or sales_2024-W05.csv. Rename "
