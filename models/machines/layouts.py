@@ -30,6 +30,8 @@ _FLAG = r"(?i)(is[ _-]?|has[ _-]?|machine[ _-]?|equipment[ _-]?)?(failures?|fail
 
 _FAILED = r"(?i)^(broken|failed|failure|fault|breakdown)$"
 """The state of a machine in a row of a failure."""
+_SOUND = r"(?i)^(normal|ok|good|healthy|running|operational|recovering)$"
+"""Its state in other rows, also in files without any failure."""
 
 
 def _by_tag(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
@@ -105,8 +107,11 @@ def _by_flag(
     if request.table == "telemetry":
         return [SourceFile(p.name, p.frame.drop(names[p.name] or [])) for p in files]
     of = [] if "component" in request.mapping else [pl.lit(component).alias("component")]
+    are_states = any(_has_failures(p, flag) for p in files if (flag := names[p.name]))
     return [
-        SourceFile(p.name, _failures(p, flag).with_columns(of)) if (flag := names[p.name]) else p
+        SourceFile(p.name, _failures(p, flag, are_states=are_states).with_columns(of))
+        if (flag := names[p.name])
+        else p
         for p in files
     ]
 
@@ -117,16 +122,28 @@ def _flag(columns: Sequence[str], request: LayoutRequest) -> str | None:
     return own if own in columns else flag_of_failures(columns)
 
 
-def _failures(file: SourceFile, flag: str) -> pl.LazyFrame:
+def _has_failures(file: SourceFile, flag: str) -> bool:
+    """Whether `flag` has a state such as BROKEN."""
+    return bool(file.frame.select(_text(flag).str.contains(_FAILED).any()).collect().item())
+
+
+def _text(flag: str) -> pl.Expr:
+    return pl.col(flag).cast(pl.String).str.strip_chars()
+
+
+def _failures(file: SourceFile, flag: str, *, are_states: bool) -> pl.LazyFrame:
     """The rows in which `flag` is 1 or a state such as BROKEN, without it.
 
-    Raises `ContractError` for other values than 1, 0 and unknown ones, unless one of the values is such a state.
+    Raises `ContractError` for other values than 1, 0, unknown ones and states such as NORMAL, unless `are_states`: any
+    file has a state such as BROKEN.
     """
-    has_failed = pl.col(flag).cast(pl.String).str.strip_chars().str.contains(_FAILED)
-    if file.frame.select(has_failed.any()).collect().item():
+    text = _text(flag)
+    if are_states:
+        has_failed = text.str.contains(_FAILED) | (text.cast(pl.Float64, strict=False) == 1.0)
         return file.frame.filter(has_failed).drop(flag)
-    values = file.frame.select(pl.col(flag).cast(pl.String).drop_nulls().unique().sort()).collect()[flag]
-    odd = values.filter(~(flags(values).is_in([0.0, 1.0]).fill_null(False) | is_unknown(values)))
+    values = file.frame.select(text.drop_nulls().unique().sort()).collect()[flag]
+    is_flag = flags(values).is_in([0.0, 1.0]).fill_null(False)
+    odd = values.filter(~(is_flag | is_unknown(values) | values.str.contains(_SOUND)))
     if odd.len():
         raise ContractError(
             f"{file.name}: '{flag}' is {odd[0]}. Expected 0 or 1, words such as yes and no, or a state such as BROKEN. "

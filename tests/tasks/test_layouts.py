@@ -404,6 +404,19 @@ def test_a_state_beside_readings_is_no_failure_of_each_and_its_column_may_be_nam
     assert fleet(store, "telemetry", "vib") == [("M1", f"0{day}", day) for day in range(1, 6)]
 
 
+def test_files_of_states_in_which_no_machine_broke_have_no_failures(store, put):
+    for machine, state in (("M1", "BROKEN"), ("M2", "NORMAL"), ("M3", "1")):
+        lines = "".join(
+            f"2024-01-0{day},{machine},{day},{state if day == 3 else ''}\n" for day in range(1, 6)
+        )
+        folder = Path(put(f"all/{machine}.csv", f"time,machine_id,vib,machine_status\n{lines}")).parent
+    options, mapping = {"timezone": "UTC", "layout": "failure-flag"}, {"failure": "machine_status"}
+    for source in (f"{folder}", f"{folder}/M2.csv"):
+        sources = {"telemetry": source, "failures": source}
+        ingest.fn(MACHINES, store, sources, mapping, 4, 0.05, options)
+        assert fleet(store, "failures", "component") == [("M1", "03", "machine"), ("M3", "03", "machine")]
+
+
 def test_words_that_are_no_flag_are_refused_and_do_not_mean_that_nothing_failed(store, put):
     source = put("m.csv", "time,machine_id,vib,failure\n2024-01-01,M1,1,\n2024-01-02,M1,2,bearing\n")
     sources, options = (
