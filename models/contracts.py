@@ -29,7 +29,7 @@ _ROW_NUMBER, _FEW_ROWS = (
     re.compile(r"#|(?i:no|nr|row|record|index|idx|id|entry_id|row_?(no|nr|number|id)|__index_level_0__)\.?"),
     3,
 )
-_TEXT = (pl.String, pl.Categorical, pl.Enum)
+TEXT = (pl.String, pl.Categorical, pl.Enum)
 UNKNOWN = ("", "na", "n/a", "#n/a", "nan", "null", "(null)", "none", "<na>", "\\n", "-", "--", ".", "#value!", "#div/0!",
     "#num!", "#ref!", "#name?", "bad", "bad input", "no data", "i/o timeout", "?")  # fmt: skip
 """Words that stand for an unknown number in databases, pandas, Excel, the UCI repository and plant historians, in lower
@@ -120,7 +120,7 @@ def _further(
     raw: pl.DataFrame, required: Sequence[str], words: int | None, types: Mapping[str, pl.DataType]
 ) -> tuple[list[pl.Series], list[pl.Series]]:
     """The columns of numbers and those of words, besides the required ones; the options as in `accept`."""
-    texts_before = [c for c in raw.columns if types.get(c) == pl.String and raw[c].dtype in _TEXT]
+    texts_before = [c for c in raw.columns if types.get(c) == pl.String and raw[c].dtype in TEXT]
     others = [c for c in raw.columns if c not in (ROW, *required, *texts_before)]
     rows = raw.with_columns(_as_numbers(raw[c], alone=words is not None or c in types) for c in others)
     numbers = [c for c in _numeric(rows.select(others)) if not is_row_number(rows, c)]
@@ -293,7 +293,7 @@ def _texts(columns: pl.DataFrame, words: int | None) -> list[pl.Series]:
     """
     texts = []
     for column in columns.iter_columns():
-        if column.dtype not in _TEXT or column.name == "shard" or "`" in column.name:
+        if column.dtype not in TEXT or column.name == "shard" or "`" in column.name:
             continue
         text = column.cast(pl.String).str.strip_chars().replace("", None)
         different = text.drop_nulls().str.to_lowercase().unique()

@@ -6,6 +6,8 @@ from operator import or_
 
 import polars as pl
 
+from models.contracts import TEXT
+
 CANCELLED = "cancelled"
 """The rule of rows that do not count because they were cancelled."""
 _COLUMN = r"(?i)type|typ$|kind|status|state$|(vorgangs|beleg|transaktions)_?art"
@@ -31,7 +33,7 @@ def is_cancelled(raw: pl.DataFrame) -> pl.Series:
 def is_return(raw: pl.DataFrame) -> pl.Series:
     """Whether each row is called a return.
 
-    >>> is_return(pl.DataFrame({"Transaction Type": ["Sale", "Return"]})).to_list()
+    >>> is_return(pl.DataFrame({"Transaction Type": ["Sale", "Return"]}, {"Transaction Type": pl.Categorical})).to_list()
     [False, True]
     """
     return _marked(raw, _RETURN)
@@ -39,8 +41,8 @@ def is_return(raw: pl.DataFrame) -> pl.Series:
 
 def _marked(raw: pl.DataFrame, pattern: str) -> pl.Series:
     marks = [
-        raw[name].str.strip_chars().str.contains(pattern).fill_null(value=False)
+        raw[name].cast(pl.String).str.strip_chars().str.contains(pattern).fill_null(value=False)
         for name, kind in raw.schema.items()
-        if kind == pl.String and re.search(_COLUMN, name)
+        if kind in TEXT and re.search(_COLUMN, name)
     ]
     return reduce(or_, marks, pl.repeat(False, raw.height, eager=True))
