@@ -71,7 +71,8 @@ class Relay:
                 if batch:
                     upload(batch)
             except Exception as error:
-                self._lines.extendleft(reversed(batch[: _MOST_LINES - len(self._lines)]))
+                room = _MOST_LINES - len(self._lines)
+                self._lines.extendleft([*reversed(batch)][:room])
                 self._complain(str(error))
 
     def _complain(self, reason: str) -> None:

@@ -91,6 +91,24 @@ def test_lines_that_cannot_be_sent_are_sent_with_the_next_and_are_told_once(
     assert capsys.readouterr().err.count("cannot be sent to Azure Monitor") == 1
 
 
+def test_of_too_many_lines_that_cannot_be_sent_the_newest_are_kept(monkeypatch, capsys):
+    monkeypatch.setattr(relay, "_MOST_LINES", 3)
+    monkeypatch.setattr(relay, "_EVERY_SECONDS", 60.0)
+    batches: list[list[str]] = []
+
+    def upload(lines: list[relay.Line]) -> None:
+        batches.append([line["Message"] for line in lines])
+        sender.add("later")
+        raise OSError("away")
+
+    sender = relay.Relay("toy-score-1", lambda: upload)
+    for message in ("first", "second", "third"):
+        sender.add(message)
+    sender.finish()
+    assert batches == [["first", "second", "third"]]
+    assert [line["Message"] for line in sender._lines] == ["second", "third", "later"]
+
+
 def test_a_command_does_not_wait_for_an_endpoint_that_is_away(output, monkeypatch, capsys):
     def never() -> Any:
         threading.Event().wait()
