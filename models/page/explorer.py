@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -63,7 +62,8 @@ def pack(explorer: Explorer, *, batch_rows: int = BATCH_ROWS) -> Packed:
     index = _Index(explorer)
     per_series = sum(len(p.times) * max(1, len(p.columns)) for p in packers)
     chunk_series = max(1, CHUNK_VALUES // max(1, per_series))
-    compressing: list[Iterator[bytes]] = []
+    chunks: list[bytes] = []
+    compressing: Iterator[bytes] = iter(())
     starts: list[int] = []
     with ThreadPoolExecutor() as pool:
         for batch in batches:
@@ -78,7 +78,9 @@ def pack(explorer: Explorer, *, batch_rows: int = BATCH_ROWS) -> Packed:
                 b"".join(block.bytes_of(slice(at, at + chunk_series)) for block in blocks)
                 for at in chunk_starts
             )
-            compressing.append(pool.map(partial(zlib.compress, level=6), plain))
+            before, compressing = compressing, pool.map(partial(zlib.compress, level=6), plain)
+            chunks += before  # at most two batches are held uncompressed
+        chunks += compressing
     header = {
         "key": [{"column": c, "label": label} for c, label in explorer.key.items()],
         "panels": explorer.panels,
@@ -92,7 +94,7 @@ def pack(explorer: Explorer, *, batch_rows: int = BATCH_ROWS) -> Packed:
         "tracks": [p.header() for p in packers],
         **index.header(),
     }
-    return Packed(header, index.packed(), [*chain.from_iterable(compressing)])
+    return Packed(header, index.packed(), chunks)
 
 
 def columns(track: Track) -> list[str]:
