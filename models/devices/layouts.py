@@ -202,13 +202,13 @@ def _states(files: Sequence[SourceFile], _: LayoutRequest) -> list[SourceFile]:
     ]
 
 
-def _numeric(file: SourceFile, columns: Sequence[str], flags: Sequence[str] = ()) -> set[str]:
-    """The columns that hold only numbers or `flags`."""
+def _numeric(file: SourceFile, columns: Sequence[str], words: Sequence[str] = ()) -> set[str]:
+    """The columns that hold only numbers or these `words`, in lower case."""
     text = pl.col(columns).cast(pl.String).str.strip_chars()
     numbers = (
         text.cast(pl.Float64, strict=False).is_not_null()
         | text.is_null()
-        | text.str.to_lowercase().is_in(["", *flags])
+        | text.str.to_lowercase().is_in(["", *words])
     )
     numeric = file.frame.select(numbers.all()).collect().row(0, named=True)
     return {column for column in columns if numeric[column]}

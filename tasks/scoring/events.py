@@ -81,9 +81,8 @@ def announce(run: Run, summary: Mapping[str, Any], publication: Publication, eve
     """
     page = str(summary["page"])
     link = link_of(page)
-    _artifacts(
-        run, summary, page, link
-    )  # without a server, this raises: Prefect would drop the events without a word
+    # Without a server, this raises. Prefect would drop the events without a word.
+    _artifacts(run, summary, page, link)
     payload = {
         "as_of": run.as_of.isoformat(),
         "table": publication.table,
