@@ -36,8 +36,8 @@ class Reading:
 
 AS_THEY_ARE = Reading()
 _ABOUT = {
-    "dates": "Order in dates such as 05/01/2024: day-first or month-first; year-week if 202405 is the fifth"
-    " week of a year. Default: as the column shows.",
+    "dates": "Order in dates such as 05/01/2024: day-first or month-first; year-first if 24/01/05 is in 2024; year-week"
+    " if 202405 is the fifth week of a year. Default: as the column shows.",
     "decimals": "Decimal mark, for files in which 1.234 could mean 1234: comma or point. Default: as the file shows.",
     "encoding": "Encoding of text files that are not in UTF-8 or UTF-16, such as cp1250, cp1254 or cp932. Default: cp1252.",
     "duplicates": "What to do with differing rows, of one file or several, with the same key and time: add (amounts such as"

@@ -63,7 +63,7 @@ def compare_plans(
         bundle: Number of the bundle to forecast with; default: the champion.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
         max_bad_share: Share of bad rows (0 to 1) above which the plan is refused.
-        dates: Order in dates such as 05/01/2024: day-first or month-first. Default: as the column shows.
+        dates: Order in dates such as 05/01/2024: day-first, month-first or year-first. Default: as the column shows.
         decimals: Decimal mark, for files in which 1.234 could mean 1234: comma or point. Default: as the file shows.
         encoding: Encoding of text files that are not in UTF-8 or UTF-16, such as cp1250. Default: cp1252.
         duplicates: What to do with differing rows of the same key and week: average, last or refuse (default).

@@ -96,8 +96,8 @@ def accept(
     number. `types` are those of columns in earlier rows: a column that was text stays text.
 
     Times without an offset are in `timezone`; if that is None, they raise `ContractError`. `dates` says whether the
-    day or the month comes first in a column that does not show it. Rows whose time is after `latest`, or far from all
-    others, are bad.
+    day, the month or the year comes first in a column that does not show it. Rows whose time is after `latest`, or
+    far from all others, are bad.
     """
     numbers, texts = _further(raw, schema.column_names(), words, types) if covariates else ([], [])
     raw = raw.with_columns(*numbers, *texts)
@@ -106,7 +106,8 @@ def accept(
     ignored_columns = tuple(c for c in raw.columns if c != ROW and c not in columns)
     cells = raw.select(ROW, *schema.column_names())
     rows = cells.select(
-        ROW, *(_cast(cells[c], columns[c].dtype, timezone, dates).alias(c) for c in schema.column_names())
+        ROW,
+        *(_cast(cells[c], columns[c].dtype, timezone, dates, latest).alias(c) for c in schema.column_names()),
     )
     faults = _unparsable(cells, rows)
     for column in unique:
@@ -411,16 +412,18 @@ def _implausible(times: pl.DataFrame, latest: datetime | None) -> pl.DataFrame:
     return times.select(ROW, rule.alias(RULE)).drop_nulls(RULE)
 
 
-def _cast(values: pl.Series, dtype: Any, timezone: str | None, dates: DateOrder | None) -> pl.Series:
+def _cast(
+    values: pl.Series, dtype: Any, timezone: str | None, dates: DateOrder | None, latest: datetime | None
+) -> pl.Series:
     """`values` as `dtype`; null if they cannot be converted."""
     if values.dtype == pl.String and not isinstance(dtype, pl.String):
         values = values.str.strip_chars()
     try:
         if isinstance(dtype, pl.Date):
             refuse_midnights_elsewhere(values)
-            return days(values, dates)
+            return days(values, dates, latest)
         if isinstance(dtype, pl.Datetime) and dtype.time_zone:
-            return utc(values, timezone, dates).cast(dtype)
+            return utc(values, timezone, dates, latest).cast(dtype)
         return values.cast(dtype, strict=False)
     except pl.exceptions.PolarsError:
         return pl.Series(values.name, [None] * values.len(), dtype=dtype)

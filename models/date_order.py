@@ -1,14 +1,17 @@
 """Dates that can be read in several ways: what comes first in them, as their column shows or `--dates` says."""
 
+from datetime import datetime
 from typing import Literal
 
 import polars as pl
 
 from models.errors import ContractError
 
-DateOrder = Literal["day-first", "month-first", "year-week"]
-"""What comes first in dates with slashes or hyphens and the year at the end; `year-week`: 202405 is a week of 2024."""
+DateOrder = Literal["day-first", "month-first", "year-first", "year-week"]
+"""What comes first in dates with slashes or hyphens and the year at the end; `year-first`: 24/01/29 is in 2024;
+`year-week`: 202405 is a week of 2024."""
 _YEAR_LAST = r"^(\d{1,2})[/ -](\d{1,2})[/ -](\d{4}|\d{2})\b"
+_SHORT_YEAR_FIRST = r"^(\d\d)[/ .-](\d{1,2})[/ .-](\d{1,2})\b"
 _YEAR_AND_NUMBER = r"^(?:((?:19|20)\d\d)[ /.-]?(\d{1,2})|(\d{1,2})[ /.-]((?:19|20)\d\d))$"
 """A year and the number of a week or a month in either order."""
 _FEW = 0.05
@@ -36,18 +39,31 @@ def _shown(first: pl.Series, second: pl.Series) -> tuple[bool, bool]:
     return bool((first > 12).any()), bool((second > 12).any())
 
 
-def year_first(text: pl.Series, order: DateOrder | None, *, may_lack: bool) -> pl.Series:
+def year_first(
+    text: pl.Series, order: DateOrder | None, *, may_lack: bool, latest: datetime | None = None
+) -> pl.Series:
     """Dates with slashes or hyphens and the year last as YYYY-MM-DD; unchanged if their order is unknown.
 
     The order is the one that fits all of them. 24/01/29 is in 2024 if all first numbers are above 12 and differ less
-    than the last ones. Raises `ContractError` if both orders fit or neither does, unless `may_lack`.
+    than the last ones, or as much and only so no year is after `latest`; without `latest`, the day is first then. Raises
+    `ContractError` if both orders fit or neither does, unless `may_lack`.
     """
     parts = text.str.extract_groups(_YEAR_LAST).struct.unnest()
     first, second, third = (parts[name].cast(pl.Int64) for name in ("1", "2", "3"))
     order = None if order == "year-week" else order
+    if order is None and first.count() and (first > 12).all() and (third < 32).all():
+        ends, begins = _fitting(first, third, latest)
+        if ends and begins:
+            if may_lack:
+                return text
+            raise ContractError(
+                f"{text.name}: dates such as {text.filter(first.is_not_null())[0]} do not show whether the day or the year "
+                "comes first. Choose --dates day-first or --dates year-first."
+            )
+        order = "year-first" if begins else None
+    if order == "year-first":
+        return text.str.replace(_SHORT_YEAR_FIRST, "20${1}-${2}-${3}")
     if order is None and first.count():
-        if (first > 12).all() and first.n_unique() < third.n_unique() and (third < 32).all():
-            return text.str.replace(_YEAR_LAST, "20${1}-${2}-${3}")
         day_first, month_first = _shown(first, second)
         if day_first != month_first:
             order = "day-first" if day_first else "month-first"
@@ -65,6 +81,14 @@ def year_first(text: pl.Series, order: DateOrder | None, *, may_lack: bool) -> p
     day, month = ("${1}", "${2}") if order == "day-first" else ("${2}", "${1}")
     long = text.str.replace(r"^(\d{1,2}[/-]\d{1,2}[/-])(\d{2})(\s|$)", "${1}20${2}${3}")
     return long.str.replace(_YEAR_LAST, f"${{3}}-{month}-{day}")
+
+
+def _fitting(first: pl.Series, third: pl.Series, latest: datetime | None) -> tuple[bool, bool]:
+    """Whether the year may end dates whose first and last numbers could all be days, and whether it may begin them."""
+    if first.n_unique() != third.n_unique() or latest is None or (first == third).all():
+        begins = first.n_unique() < third.n_unique()
+        return not begins, begins
+    return bool((third + 2000 <= latest.year).all()), bool((first + 2000 <= latest.year).all())
 
 
 def with_weeks(dates: pl.Series, text: pl.Series, order: DateOrder | None) -> pl.Series:

@@ -7,7 +7,8 @@ its Monday.
 """
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from zoneinfo import available_timezones
 
 import polars as pl
@@ -46,10 +47,12 @@ _FIRST_DAY, _LAST_DAY = 36_526, 55_153
 _HALF_AN_HOUR = timedelta(minutes=30)
 
 
-def utc(times: pl.Series, timezone: str | None, order: DateOrder | None = None) -> pl.Series:
+def utc(
+    times: pl.Series, timezone: str | None, order: DateOrder | None = None, latest: datetime | None = None
+) -> pl.Series:
     """`times` as UTC in microseconds, under the same name; null if they cannot be read.
 
-    Text may carry an offset (`2018-08-28T23:00:05+02:00`, `…Z`). Raises `ContractError` if times
+    Text may carry an offset (`2018-08-28T23:00:05+02:00`, `…Z`). `latest` as for `days`. Raises `ContractError` if times
     have no offset and `timezone` is None, for an unknown `timezone`, and for dates of an unknown `order`.
 
     >>> utc(pl.Series(["2.3.2026 08:00", "1772438400", "2026-03-02T09:00:00+01:00"]), "UTC").dt.hour().to_list()
@@ -74,22 +77,23 @@ def utc(times: pl.Series, timezone: str | None, order: DateOrder | None = None) 
     rest = text.is_not_null() & moments.is_null()
     if not rest.any():
         return moments
-    few = are_few(text)
-    moments = _filled(moments, text, rest, lambda one: _moments(one, timezone, order, few))
+    ordered = partial(year_first, order=order, may_lack=are_few(text), latest=latest)
+    moments = _filled(moments, text, rest, lambda one: _moments(one, timezone, ordered))
     unread = text.is_not_null() & moments.is_null()
     if timezone is None or not unread.any():
         return moments
     none = pl.Series([None] * text.len(), dtype=_CLOCK)
-    clocks = _filled(none, text, unread, lambda one: _clocks(one, order, few)[0])
+    clocks = _filled(none, text, unread, lambda one: _clocks(one, ordered)[0])
     moments = moments.fill_null(_by_order(moments, clocks, timezone))
     if not _is_newest_first(moments):
         return moments
     return moments.fill_null(_by_order(moments.reverse(), clocks.reverse(), timezone).reverse())
 
 
-def days(values: pl.Series, order: DateOrder | None = None) -> pl.Series:
+def days(values: pl.Series, order: DateOrder | None = None, latest: datetime | None = None) -> pl.Series:
     """`values` as dates, null if they cannot be read; a time becomes the day that it names, whatever its offset.
 
+    No year of two digits is after `latest`, where both its first and its last number could be the year.
     Raises `ContractError` for dates whose order of day and month is unknown.
 
     >>> days(pl.Series(["2024-W05", "20240129", "29.1.24"])).dt.to_string().to_list()
@@ -109,9 +113,8 @@ def days(values: pl.Series, order: DateOrder | None = None) -> pl.Series:
     rest = text.is_not_null() & plain.is_null()
     if not rest.any():
         return plain
-    plain = _filled(
-        plain, text, rest, lambda one: _dates(*_clocks(one.str.replace(_ZONE, ""), order, are_few(text)))
-    )
+    ordered = partial(year_first, order=order, may_lack=are_few(text), latest=latest)
+    plain = _filled(plain, text, rest, lambda one: _dates(*_clocks(one.str.replace(_ZONE, ""), ordered)))
     return with_weeks(plain, text, order)
 
 
@@ -155,11 +158,11 @@ def _filled(
     return values.scatter(rest.arg_true(), fill.cast(values.dtype))
 
 
-def _moments(text: pl.Series, timezone: str | None, order: DateOrder | None, few: bool) -> pl.Series:
+def _moments(text: pl.Series, timezone: str | None, ordered: Callable[[pl.Series], pl.Series]) -> pl.Series:
     """Text in any supported notation as UTC; null if it names an unknown time zone."""
     zones = text.str.extract(_ZONE)
     text = tidied(text.str.replace(_ZONE, ""))
-    clocks, moments = _clocks(text, order, few)
+    clocks, moments = _clocks(text, ordered)
     offset = text.str.extract(OFFSET)
     hours = offset.str.extract(r"^([+-]\d\d)").cast(pl.Int64).fill_null(0)
     minutes = offset.str.extract(r"^[+-]\d\d:?(\d\d)$").cast(pl.Int64).fill_null(0)
@@ -173,7 +176,7 @@ def _moments(text: pl.Series, timezone: str | None, order: DateOrder | None, few
     return times.fill_null(local)
 
 
-def _clocks(text: pl.Series, order: DateOrder | None, few: bool) -> tuple[pl.Series, pl.Series]:
+def _clocks(text: pl.Series, ordered: Callable[[pl.Series], pl.Series]) -> tuple[pl.Series, pl.Series]:
     """The local times of text, and the moments of numbers; 1707091200000 is not a time of 1707."""
     text = tidied(text)
     is_number, is_shortened = text.str.contains(_NUMBER), text.str.contains(_SHORTENED)
@@ -184,7 +187,7 @@ def _clocks(text: pl.Series, order: DateOrder | None, few: bool) -> tuple[pl.Ser
     offset = text.str.extract(OFFSET).fill_null("")
     lengths = (text.str.len_chars() - offset.str.len_chars()).cast(pl.Int64)
     plain = text.to_frame("t").select(pl.col("t").str.slice(0, lengths)).to_series().str.strip_chars()
-    plain = as_iso(year_first(plain.alias(text.name), order, may_lack=few))
+    plain = as_iso(ordered(plain.alias(text.name)))
     ends_day = plain.str.contains(_MIDNIGHT).fill_null(False)
     plain = plain.str.replace(_MIDNIGHT, " 00:00")
     clocks = clocks.fill_null(_parsed(plain, _FORMATS))

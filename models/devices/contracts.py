@@ -162,7 +162,7 @@ def check_raw(
     rows = raw.select(
         pl.exclude(RAW_COLUMNS),
         *(pl.col(c).cast(pl.String).str.strip_chars().alias(c) for c in KEY),
-        utc(raw["time"], timezone, dates),
+        utc(raw["time"], timezone, dates, now + tolerance),
         _number(raw["value"]),
     )
     states, texts = _words(raw["value"], rows)

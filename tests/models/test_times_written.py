@@ -303,3 +303,24 @@ def test_a_year_of_two_digits_is_not_one_of_the_first_century(text):
     for unclear in ("01-02-24", "01-02-24 10:00"):
         with pytest.raises(ContractError, match="--dates"):
             utc(pl.Series([unclear]), "UTC")
+
+
+def test_a_year_of_two_digits_that_may_be_first_or_last_is_not_guessed():
+    latest = datetime(2026, 3, 2, tzinfo=UTC)
+    one_day = ["26-03-01 10:00", "26-03-01 11:00"]
+    for values in (one_day, ["14-03-26", "15-03-25"]):
+        with pytest.raises(
+            ContractError, match=r"week: dates such as .*--dates day-first or --dates year-first\.$"
+        ):
+            days(pl.Series("week", values), latest=latest)
+    hours = [datetime(2026, 3, 1, hour, tzinfo=UTC) for hour in (10, 11)]
+    assert utc(pl.Series(one_day), "UTC", "year-first", latest).to_list() == hours
+    assert days(pl.Series(["26.3.1", "2026-03-01"]), "year-first").to_list() == [date(2026, 3, 1)] * 2
+    assert days(pl.Series(["26-03-01"]), "day-first", latest).to_list() == [date(2001, 3, 26)]
+    assert days(pl.Series(["26-03-01", "26-03-02"]), latest=latest).dt.year().to_list() == [2026, 2026]
+
+
+@pytest.mark.parametrize(("value", "day"), [("29-01-24", 29), ("24/01/29", 29), ("24-01-24", 24)])
+def test_the_year_of_two_digits_is_the_one_that_has_come(value, day):
+    latest = datetime(2026, 3, 2, tzinfo=UTC)
+    assert days(pl.Series([value]), latest=latest).to_list() == [date(2024, 1, day)]
