@@ -147,12 +147,12 @@ def refuse_unknown(store: Store, rows: pl.DataFrame) -> None:
         raise ParameterError("There are no readings. Ingest some before you say what they were.")
     tags = _names(table.filter(pl.col("device") == device), "tag")
     if not tags:
-        option, name, known = "--device", device, _names(table, "device")
+        option, name, names = "--device", device, _names(table, "device")
     elif tag not in (*tags, JOINT_TAG):
-        option, name, known = "--tag", tag, tags
+        option, name, names = "--tag", tag, tags
     else:
         return
-    near = get_close_matches(name, known, n=_NEAR) or known[:_NEAR]
+    near = get_close_matches(name, names, n=_NEAR) or names[:_NEAR]
     raise ParameterError(
         f"{option} is '{name}', which has no readings. Expected one such as {', '.join(near)}."
     )

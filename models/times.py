@@ -253,8 +253,8 @@ def _located(naive: pl.Series, timezone: str | None) -> pl.Series:
 
 
 def _is_newest_first(moments: pl.Series) -> bool:
-    known = moments.drop_nulls()
-    return known.len() > 1 and known[-1] < known[0]
+    rest = moments.drop_nulls()
+    return rest.len() > 1 and rest[-1] < rest[0]
 
 
 def _by_order(moments: pl.Series, clocks: pl.Series, timezone: str) -> pl.Series:

@@ -131,10 +131,10 @@ def _refuse_several(rows: pl.DataFrame, column: str) -> None:
 
 
 def _refuse_mixed(rows: pl.DataFrame, columns: Sequence[str]) -> None:
-    """Raise `ContractError` if most rows have the time of another one of their sensor, from which one of the `columns`
-    tells them apart: then the sensor is several, such as those of one name at two sites.
+    """Raise `ContractError` if one of the `columns` shows that a sensor is several, such as those of one name at two sites.
 
-    The column has the same values time and again, unlike one that numbers the rows.
+    Most rows then have the time of another one of their sensor, and the column tells these apart. It has the same values
+    time and again, unlike one that numbers the rows.
     """
     at = [*KEY, "time"]
     several = rows.filter(pl.struct(at).is_duplicated()) if columns else rows.clear()

@@ -175,10 +175,10 @@ class Sold(Weekly):
         the option, `ContractError` is raised for positive ones.
         """
         cancelled = raw.filter(is_cancelled(raw)).select(ROW, pl.lit(CANCELLED).alias(RULE))
-        result = self._settled(raw.join(cancelled, on=ROW, how="anti", maintain_order="left"), options)
+        result = self._accept_valid(raw.join(cancelled, on=ROW, how="anti", maintain_order="left"), options)
         return replace(result, bad=pl.concat([result.bad, cancelled]))
 
-    def _settled(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
+    def _accept_valid(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """The result of `accept` for rows without cancelled orders."""
         returns = options.get("returns")
         raw = _with_negative_returns(raw, self.name, is_allowed=returns is not None)
