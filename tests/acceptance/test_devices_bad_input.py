@@ -74,7 +74,7 @@ def written(store: Path) -> list[str]:
             "naive.csv",
             HEADER + NAIVE,
             ["--timezone", "Middle/Earth"],
-            ["--timezone Middle/Earth: not a known time zone. Expected a name such as UTC or Europe/Zurich."],
+            ["--timezone Middle/Earth: not a known time zone. Expected a name such as UTC or Europe/Zurich"],
         ),
         (
             "bad.csv",
