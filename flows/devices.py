@@ -35,6 +35,7 @@ from tasks.storage.store import Store
 Alpha = Annotated[float, Field(gt=0, le=0.05)]
 AlarmsPerDay = Annotated[float | None, Field(gt=0)]
 Hours = Annotated[int, Field(ge=1, le=1000)]
+_CATCH_UP = 24
 
 
 @limited(INGESTING, name="devices-ingest")
@@ -130,7 +131,7 @@ def score(
     alpha: Alpha = 0.001,
     bundle: Bundle = None,
     alarms_per_day: AlarmsPerDay = None,
-    catch_up: Hours = 24,
+    catch_up: Hours = _CATCH_UP,
     dry_run: bool = False,
     store: str | None = None,
 ) -> Any:
@@ -150,6 +151,10 @@ def score(
         dry_run: Score and account for every key, and publish nothing.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
+    if as_of is not None and catch_up != _CATCH_UP:
+        raise ParameterError(
+            "--as-of is a single hour, --catch-up a number of hours. Expected one or the other."
+        )
     return _final_result(
         _score(open_store(store), as_of, _verdicts(alpha, alarms_per_day), bundle, catch_up, dry_run=dry_run)
     )
@@ -192,7 +197,7 @@ def run(
     detector: Literal["auto", "one_class_svm", "isolation_forest"] = "auto",
     alpha: Alpha = 0.001,
     alarms_per_day: AlarmsPerDay = None,
-    catch_up: Hours = 24,
+    catch_up: Hours = _CATCH_UP,
     store: str | None = None,
 ) -> Any:
     """Ingest, train if there is no champion yet, and score every complete hour that is not published yet.

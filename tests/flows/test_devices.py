@@ -169,6 +169,14 @@ def test_a_run_whose_hours_are_all_covered_ends_as_skipped(caught_up, devices):
     assert_frame_equal(scores(caught_up.store), rows)
 
 
+def test_one_hour_and_a_number_of_hours_together_are_refused(command, tmp_path):
+    output = command(
+        "devices", "score", "--as-of", "2026-03-02T05:00", "--catch-up", "2", "--store", tmp_path
+    )
+    assert output.status == 1
+    assert "--as-of is a single hour, --catch-up a number of hours" in output.err
+
+
 def test_hours_beyond_catch_up_are_named_and_scored_by_the_next_run(missed, devices):
     with emitted() as events:
         summary = devices("score", "--catch-up", "1", "--store", missed.uri)
