@@ -26,7 +26,7 @@ os.environ.setdefault("PREFECT_LOGGING_ROOT_LEVEL", "WARNING")
 os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
-from cyclopts import App, Group, Parameter
+from cyclopts import App, CycloptsError, CycloptsPanel, Group, Parameter, ValidationError
 from cyclopts.validators import Number
 from rich.box import SIMPLE
 from rich.console import Console
@@ -80,6 +80,7 @@ def application() -> App:
         version_flags=[],
         result_action="return_value",
         suppress_keyboard_interrupt=False,
+        error_formatter=_panel,
         default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
     )
     lines = []
@@ -96,6 +97,19 @@ def application() -> App:
             lines.append(f"- `{usage}` {about}")
     app.help_epilogue = "\n".join(lines)
     return app
+
+
+def _panel(error: CycloptsError) -> Any:
+    """The error in a panel, with a sentence for each value that pydantic refuses instead of pydantic's own text."""
+    import pydantic
+
+    cause = error.__cause__
+    if isinstance(error, ValidationError) and isinstance(cause, pydantic.ValidationError):
+        messages = dict.fromkeys(
+            one["msg"].replace("Input should be", "Expected a value") for one in cause.errors()
+        )
+        error.exception_message = " ".join(f"{message.rstrip('.')}." for message in messages)
+    return CycloptsPanel(error)
 
 
 def main() -> None:

@@ -181,7 +181,7 @@ def test_an_older_day_is_scored_with_as_of(command, trained):
         (["toy", "score", "--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler answers there"),
         (["toy", "score", "--scheduler", "nonsense"], "Expected tcp://HOST:PORT"),
         (["sales", "train", "--horizon", "0"], "horizon"),
-        (["sales", "train", "--quantiles", "1.5"], "quantiles"),
+        (["sales", "train", "--quantiles", "1.5"], r"for --quantiles\. Expected a value less than 1\. ╰"),
         (["sales", "ingest", "--source", "x.csv", "--shards", "0"], "shards"),
         (["sales", "ingest", "--source", "x.csv", "--column", "week"], "expected TABLE_COLUMN=SOURCE_COLUMN"),
     ],
