@@ -21,6 +21,8 @@ STREAM = "Custom-AlmanacRun_CL"
 _EVERY_SECONDS, _LAST_SECONDS = 10.0, 8.0
 """The time between two uploads, and that of the last: after SIGTERM, a container has 30 s."""
 _MOST_LINES, _LONGEST_LINE = 50_000, 30_000
+_AT_ONCE = 2000
+"""The most lines of an upload: usually one request of less than 1 MB, so that none is sent again if another fails."""
 
 Line = dict[str, str]
 Upload = Callable[[list[Line]], None]
@@ -65,10 +67,12 @@ class Relay:
         upload, is_last = None, False
         while not is_last:
             is_last = self._end.wait(_EVERY_SECONDS)
-            batch = [self._lines.popleft() for _ in range(len(self._lines))]
+            batch = list[Line]()
             try:
-                upload = upload or self._make()
-                if batch:
+                upload, rest = upload or self._make(), len(self._lines)
+                while rest:
+                    batch = [self._lines.popleft() for _ in range(min(rest, _AT_ONCE))]
+                    rest -= len(batch)
                     upload(batch)
             except Exception as error:
                 room = _MOST_LINES - len(self._lines)

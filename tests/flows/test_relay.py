@@ -109,6 +109,28 @@ def test_of_too_many_lines_that_cannot_be_sent_the_newest_are_kept(monkeypatch, 
     assert [line["Message"] for line in sender._lines] == ["second", "third", "later"]
 
 
+def test_lines_that_were_sent_are_not_sent_again_if_later_ones_fail(monkeypatch, capsys):
+    monkeypatch.setattr(relay, "_AT_ONCE", 2)
+    monkeypatch.setattr(relay, "_EVERY_SECONDS", 0.1)
+    batches: list[list[str]] = []
+    has_failed = threading.Event()
+
+    def upload(lines: list[relay.Line]) -> None:
+        batches.append([line["Message"] for line in lines])
+        if len(batches) == 2:
+            has_failed.set()
+            raise OSError("away")
+
+    is_filled = threading.Event()
+    sender = relay.Relay("toy-score-1", lambda: is_filled.wait() and upload)
+    for message in ("first", "second", "third"):
+        sender.add(message)
+    is_filled.set()
+    assert has_failed.wait(10)
+    sender.finish()
+    assert batches == [["first", "second"], ["third"], ["third"]]
+
+
 def test_a_command_does_not_wait_for_an_endpoint_that_is_away(output, monkeypatch, capsys):
     def never() -> Any:
         threading.Event().wait()
