@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import IO, Any
 
@@ -103,9 +104,11 @@ def run(words: Sequence[str], relay: Relay, output: IO[bytes]) -> int:
 
 
 def _pass_on(lines: IO[bytes], relay: Relay, output: IO[bytes]) -> None:
+    """Pass each line on; a container whose output nobody takes any more still sends it, and the command never waits."""
     for line in lines:
-        output.write(line)
-        output.flush()
+        with suppress(OSError):
+            output.write(line)
+            output.flush()
         if text := line.decode(errors="replace").rstrip():
             relay.add(text)
 

@@ -141,6 +141,17 @@ def test_a_command_does_not_wait_for_an_endpoint_that_is_away(output, monkeypatc
     assert capsys.readouterr().err == "The output cannot be sent to Azure Monitor: no answer\n"
 
 
+def test_a_command_whose_output_nobody_takes_ends_as_it_would(requests, output):
+    class Closed(io.BytesIO):
+        def write(self, _: Any) -> int:
+            raise BrokenPipeError
+
+    url, received, _ = requests
+    code = "for n in range(20_000): print('a line', n)"
+    assert run(code, url, Closed()) == 0
+    assert received[-1][1][-1]["Message"] == "a line 19999"
+
+
 def test_without_an_endpoint_the_command_takes_the_place_of_the_process():
     code = "import os, subprocess; print(os.getpid())"
     process = subprocess.Popen(
