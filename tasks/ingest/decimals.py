@@ -16,6 +16,10 @@ _WITH_UNIT = re.compile(
 )
 """Matches the name of a column with a unit."""
 
+_COORDINATE = re.compile(r"latitud|longitud|(?<![a-z])(lat|lon|lng)(?![a-z])", re.IGNORECASE)
+_SOUTH_OR_WEST = re.compile(r"[ °]*[SWO]")
+"""Matches the unit of a negative coordinate; O is west in Romance languages, and east in German."""
+
 
 def with_points(
     source: Source, table: Table, mapping: Mapping[str, str], decimals: Decimals | None
@@ -30,6 +34,12 @@ def with_points(
         return source
     own, numbers = _numbers(source, table, mapping)
     units = units_of(source, table, mapping)
+    for column, unit in units.items():
+        if _COORDINATE.search(column) and _SOUTH_OR_WEST.fullmatch(unit):
+            raise SourceError(
+                f"{source.name}: '{column}' has numbers with '{unit.strip()}', which would be lost. Expected coordinates "
+                "with a sign, such as -8.54 for 8.54 W."
+            )
     plain = (without(unit, pl.col(c)) for c, unit in units.items() if c not in notation.signs_by_name)
     source = replace(source, frame=source.frame.with_columns(plain))
     coded = [c for c in numbers if c in notation.named(notation.coded)]
