@@ -369,7 +369,7 @@ def test_a_unit_without_a_blank_is_left_out_of_what_must_be_a_number_and_may_be_
     assert history.rows() == [("1A", "N", "2024-01-01", "5", "38EU")]
 
 
-@pytest.mark.parametrize(("name", "unit"), [("Longitude", " W"), ("site_lat", "°S")])
+@pytest.mark.parametrize(("name", "unit"), [("Longitude", " W"), ("site_lat", " °S")])
 def test_coordinates_that_would_lose_their_sign_are_refused(tmp_path, name, unit):
     (tmp_path / "a.csv").write_text(f"store,{name},power\nA,8.54{unit},5 W\nB,9.1{unit},6 W\n")
     with pytest.raises(
