@@ -218,7 +218,10 @@ def _telemetry(
     columns = {}
     for sensor in vocabulary.sensors:
         column = readings[sensor] if sensor in present else pl.Series([None] * readings.height)
-        values = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        column = column.cast(pl.Float64)
+        if codes := vocabulary.codes_of(sensor):
+            column = column.set(column.is_in(codes), None)
+        values = column.fill_null(float("nan")).to_numpy()
         moments = grid.shaped(in_blocks(cells, hours, values, len(ids) * grid.blocks))
         most = np.maximum(most, grid.window(moments, max(options.windows_hours)).count)
         for name, array in _of_sensor(grid, moments, usable, vocabulary.interval_hours).items():

@@ -118,6 +118,8 @@ def _data_notes(vocabulary: Vocabulary, period: pl.DataFrame, options: Options) 
             f"{' and '.join(vocabulary.dated)}: all times are 00:00, so they are days, and count from the end of the day "
             "on: a failure may have come before"
         )
+    if vocabulary.codes:
+        notes.append(f"readings such as {', '.join(vocabulary.codes)} stand for no reading, and are not used")
     if OTHER_COMPONENTS in vocabulary.components:
         notes.append(
             f"components: {len(vocabulary.components) - 1} are on record three times or more; all others count as "

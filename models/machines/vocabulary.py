@@ -1,12 +1,14 @@
 """The names in the data: sensors, components, errors, models of machine, and the telemetry's interval."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
 import polars as pl
 
+from models.devices.left_out import CODES, sentinels_of
 from models.machines import contracts
 from models.machines.cleaning import words
 from models.machines.next_in_time import with_next
@@ -22,7 +24,7 @@ OTHER_COMPONENTS = "other components"
 _MOST = 40
 _SELDOM, _CODES = 3, 0.9
 _EVENTS = ("maintenance", "failures")
-_LISTS = ("sensors", "components", "errors", "models", "dated", "left_out")
+_LISTS = ("sensors", "components", "errors", "models", "dated", "left_out", "codes")
 _HERALD_RECORDS, _HERALD_SHARE, _HERALD_TIME = 10, 0.9, timedelta(days=2)
 
 
@@ -31,7 +33,8 @@ class Vocabulary:
     """The names on which features and models are based, as known at one `as_of`; each list is sorted.
 
     `dated` are the tables in which only the day of each record is known, see `by_end_of_day`; `left_out` are errors that
-    reveal the outcome, and count as no other error either.
+    reveal the outcome, and count as no other error either. `codes` are numbers that stand for no reading, such as
+    `vibration=-999`, see `models.devices.left_out`.
     """
 
     sensors: tuple[str, ...]
@@ -41,9 +44,15 @@ class Vocabulary:
     interval_hours: float
     dated: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    codes: tuple[str, ...] = ()
+
+    def codes_of(self, sensor: str) -> list[float]:
+        """The numbers that stand for no reading of the sensor."""
+        pairs = (code.rpartition("=") for code in self.codes)
+        return [float(number) for name, _, number in pairs if name == sensor]
 
     def to_frame(self) -> pl.DataFrame:
-        """One row per name: `kind` (sensors, components, errors, models, dated, left_out, interval_hours), `name`."""
+        """One row per name: `kind` (sensors, components, errors, models, dated, left_out, codes, interval_hours), `name`."""
         rows = [(kind, name) for kind in _LISTS for name in getattr(self, kind)]
         rows.append(("interval_hours", repr(self.interval_hours)))
         return pl.DataFrame(rows, schema={"kind": pl.String, "name": pl.String}, orient="row")
@@ -70,14 +79,28 @@ def vocabulary(tables: Frames, as_of: datetime) -> Vocabulary:
     interval is assumed to be an hour.
     """
     visible = contracts.tables_at(tables, as_of)
+    sensors = contracts.sensors(visible["telemetry"])
     return Vocabulary(
-        sensors=tuple(contracts.sensors(visible["telemetry"])),
+        sensors=tuple(sensors),
         components=components_of(tables, as_of),
         errors=_errors(visible["errors"], visible.get("failures")) if "errors" in visible else (),
         models=_distinct(visible["machines"], "model") if "machines" in visible else (),
         interval_hours=contracts.interval_hours(visible["telemetry"]) or 1.0,
         dated=_dated(visible),
+        codes=tuple(_codes(visible["telemetry"], sensors)),
     )
+
+
+def _codes(telemetry: pl.LazyFrame, sensors: Sequence[str]) -> Iterator[str]:
+    """The `codes` of a vocabulary, by sensor: well-known numbers, such as -999, far from all other readings of the fleet."""
+    if not sensors:
+        return
+    numbers = telemetry.select(pl.col(sensors).cast(pl.Float64))
+    has_code = numbers.select(pl.all().abs().is_in([*CODES]).any()).collect(engine="streaming").row(0)
+    for sensor in (name for name, flag in zip(sensors, has_code, strict=True) if flag):
+        readings = numbers.select(pl.col(sensor).drop_nulls()).collect()[sensor].to_numpy()
+        (found,) = sentinels_of(readings[np.newaxis])
+        yield from (f"{sensor}={number!r}" for number in found if abs(number) in CODES)
 
 
 def by_end_of_day(tables: Frames, dated: Sequence[str]) -> dict[str, pl.LazyFrame]:

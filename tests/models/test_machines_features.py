@@ -223,6 +223,23 @@ def test_missing_telemetry_is_missing_and_not_zero():
     assert not rows.select(pl.col("^load_.*$").is_nan().any()).transpose().to_series().any()
 
 
+@pytest.mark.parametrize("code", [-999.0, 9999.0, 65535.0])
+def test_a_code_that_stands_for_no_reading_is_missing(code):
+    load = [float(n % 7) for n in range(24 * 8)]
+    telemetry = hourly(days=8)[: len(load)]
+    last = telemetry["time"].max()
+    with_codes = telemetry.with_columns(load=pl.Series(load).scatter([5, 180, 181, 190], code))
+    with_gaps = with_codes.with_columns(load=pl.col("load").replace(code, None))
+    words = vocabulary(lazy(only(with_codes)), last)
+    assert words.codes == (f"load={code}",)
+    assert Vocabulary.of_frame(words.to_frame()) == Vocabulary.of_dict(asdict(words)) == words
+    assert_frame_equal(
+        features(only(with_codes), last, 5), features(only(with_gaps), last, 5), check_exact=True
+    )
+    once = telemetry.with_columns(load=pl.Series(load).scatter([5], code))
+    assert vocabulary(lazy(only(once)), last).codes == ()
+
+
 def test_a_constant_sensor_has_no_deviation_from_its_normal_and_a_sensor_without_column_is_missing():
     tables = only(hourly(days=8).with_columns(load=pl.lit(0.1) * 3))
     words = vocabulary(lazy(tables), START + timedelta(days=8))
