@@ -9,7 +9,7 @@ from flows.modules import Direct, WithStatus
 from flows.settings import open_store
 from models.moments import in_words
 from models.scenario import Scenario
-from tasks.ingest.status import TableStatus, freshness, quarantined, table_status
+from tasks.ingest.status import TableStatus, freshness, paced, quarantined, table_status
 from tasks.storage.store import Store
 
 
@@ -26,7 +26,7 @@ def status(check: bool = False, store: str | None = None) -> Mapping[str, Any]:
     data_store, now = open_store(store), datetime.now(UTC)
     every = list(scenarios())
     by_scenario = {scenario: _statuses(scenario, data_store) for scenario in every}
-    some = {scenario: statuses for scenario, statuses in by_scenario.items() if statuses}
+    some = {paced(scenario, data_store): statuses for scenario, statuses in by_scenario.items() if statuses}
     summaries = [_scenario(scenario, statuses, now) for scenario, statuses in some.items()]
     notes = [
         f"{one['scenario']}: stale, its data ends {in_words(timedelta(hours=one['age_hours']))} ago; new data is "

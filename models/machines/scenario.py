@@ -1,7 +1,7 @@
 """The `machines` scenario: which component of which machine will fail within a day or a week, and why."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
@@ -94,7 +94,7 @@ class Machines(
     """The alarms, and the published risks: a page also shows those of earlier runs."""
     alarms = ("alarms", pl.col("state") == alarms.OPENED)
     layouts = LAYOUTS
-    cadence = timedelta(days=1)
+    cadence: timedelta = timedelta(days=1)
     ground_truth = GROUND_TRUTH
     charts = CHARTS
     search = MachinesSearch()
@@ -103,6 +103,11 @@ class Machines(
     complete = staticmethod(scoring.with_rank)
     estimate = staticmethod(interchange.estimate)
     interchange = staticmethod(interchange.interchange)
+
+    def at_pace_of(self, tables: Frames) -> "Machines":
+        """The scenario whose cadence is the interval of the telemetry, but at least a day."""
+        hours = interval_hours(tables["telemetry"]) if "telemetry" in tables else None
+        return replace(self, cadence=max(self.cadence, timedelta(hours=hours or 0)))
 
     def derive(
         self, rows: pl.LazyFrame, earlier: Frames, tables: Frames, as_of: AsOf, options: Mapping[str, Any]

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import polars as pl
 
@@ -40,6 +40,10 @@ class Scenario(ABC):
     def cadence(self) -> timedelta | None:
         """How often new data is expected in the first of `tables`; None if there is no set interval."""
         return None
+
+    def at_pace_of(self, tables: Frames) -> Self:
+        """The scenario with the `cadence` that the rows of `tables` show, which may be longer, not shorter; or itself."""
+        return self
 
     @property
     def fixed_options(self) -> Mapping[str, Any]:

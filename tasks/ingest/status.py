@@ -80,6 +80,13 @@ def _written(store: Store, path: str, version: int) -> datetime:
     return datetime.fromtimestamp(last_commit["timestamp"] / 1000, UTC)
 
 
+def paced(scenario: Scenario, store: Store) -> Scenario:
+    """The scenario with the cadence that its stored tables show."""
+    paths = {name: Layout(scenario.name).table(name) for name in scenario.tables}
+    tables = {name: rows for name, path in paths.items() if (rows := store.find(path)) is not None}
+    return scenario.at_pace_of(tables)
+
+
 def freshness(
     scenario: Scenario, statuses: Sequence[TableStatus], now: datetime
 ) -> tuple[float | None, bool | None]:

@@ -69,6 +69,7 @@ def health(scenario: Scenario, store: Store, now: datetime) -> Health | None:
     tables = {name: rows for name, path in paths.items() if (rows := store.find(path)) is not None}
     if next(iter(scenario.tables)) not in tables:
         return None
+    scenario = scenario.at_pace_of(tables)
     due = scenario.resolve_as_of(tables, None, now)
     run = _last_run(scenario, store)
     last = None if run is None else type(due).fromisoformat(str(run["as_of"]))

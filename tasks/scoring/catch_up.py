@@ -12,7 +12,7 @@ from prefect import task
 
 from models.moments import as_moment, in_words, time_text
 from models.scenario import AsOf, CatchesUp, Event, Frames, Scenario
-from tasks.ingest.status import is_stale
+from tasks.ingest.status import is_stale, paced
 from tasks.registry import bundles, ledger
 from tasks.scoring.events import emit
 from tasks.scoring.runs import Run, input_versions, scans
@@ -143,6 +143,7 @@ def _touched(
 def stale(scenario: Scenario, store: Store, newest: AsOf) -> list[str]:
     """A note if the data end more than two cadences ago, which the event `stale` reports once a day."""
     now = datetime.now(UTC)
+    scenario = paced(scenario, store)
     if not is_stale(scenario, newest, now):
         return []
     age = now - as_moment(newest)
@@ -162,6 +163,7 @@ def stale(scenario: Scenario, store: Store, newest: AsOf) -> list[str]:
 def skipped(scenario: Scenario, store: Store, flow: str, as_of: AsOf) -> list[str]:
     """A note on complete times between `as_of` and the last published one before it; an event also reports them."""
     past = [one for one in published_as_ofs(scenario, store, flow, as_of) if one < as_of]
+    scenario = paced(scenario, store)
     if not past or scenario.cadence is None:
         return []
     count = round((as_moment(as_of) - as_moment(past[-1])) / scenario.cadence) - 1

@@ -13,6 +13,7 @@ from models.machines.scenario import MACHINES
 from models.machines.scoring import OUT_OF_SERVICE
 from models.machines.service import failures_until, longest_silence, out_of_service, silent_since
 from models.machines.simulation import simulate
+from tasks.ingest.status import is_stale
 from tests.models.test_machines_scenario import cut, score, train, with_shards
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -169,3 +170,14 @@ def test_a_range_holds_the_rows_of_a_machine_from_when_it_was_at_work(withdrawn)
     assert np.all(
         MACHINES.requested_keys(tables, as_of, since).collect()["component"].is_not_null().to_numpy()
     )
+
+
+@pytest.mark.parametrize(("step", "expected_days"), [(1 / 24, 1), (1, 1), (31, 31)])
+def test_data_is_expected_as_often_as_it_comes_but_no_more_than_daily(step, expected_days):
+    times = [datetime(2024, 1, 1, tzinfo=UTC) + n * timedelta(days=step) for n in range(9)]
+    telemetry = pl.LazyFrame({"machine_id": "m", "time": times, "load": 1.0})
+    paced = MACHINES.at_pace_of({"telemetry": telemetry})
+    assert paced.cadence == timedelta(days=expected_days)
+    assert is_stale(paced, times[-1], times[-1] + timedelta(days=2 * expected_days + 1))
+    assert not is_stale(paced, times[-1], times[-1] + timedelta(days=2 * expected_days))
+    assert MACHINES.at_pace_of({}).cadence == timedelta(days=1)
