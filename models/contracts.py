@@ -415,8 +415,8 @@ def _implausible(times: pl.DataFrame, latest: datetime | None) -> pl.DataFrame:
 def _cast(
     values: pl.Series, dtype: Any, timezone: str | None, dates: DateOrder | None, latest: datetime | None
 ) -> pl.Series:
-    """`values` as `dtype`; null if they cannot be converted."""
-    if values.dtype == pl.String and not isinstance(dtype, pl.String):
+    """`values` as `dtype`, text without blanks around it; null if they cannot be converted."""
+    if values.dtype == pl.String:
         values = values.str.strip_chars()
     try:
         if isinstance(dtype, pl.Date):

@@ -1192,6 +1192,19 @@ def test_a_dry_run_shows_rows_as_they_would_be_stored_and_what_would_not_and_wri
     assert not Path(store.uri).exists()
 
 
+def test_blanks_around_a_key_do_not_belong_to_it_and_alone_are_none(store, tmp_path):
+    skus, weeks = [" A1", "A1 ", "B2", "  "], ["2024-01-01", "2024-01-08"] * 2
+    frame = pl.DataFrame({"sku": skus, "store": " N", "week": weeks, "units": 1.0})
+    frame.write_parquet(tmp_path / "a.parquet")
+    result = read(store, "history", str(tmp_path / "a.parquet"), SALES, max_bad_share=0.5, dry_run=True)
+    assert [(row["sku"], row["store"]) for row in result.preview["rows"]] == [
+        ("A1", "N"),
+        ("A1", "N"),
+        ("B2", "N"),
+    ]
+    assert [row["rule"] for row in result.preview["quarantine"]] == ["sku|min_length"]
+
+
 @pytest.mark.parametrize(("unit", "other"), [(" bar", " kPa"), (" €", " $")])
 def test_a_unit_is_noted_and_another_one_in_the_next_file_is_refused(store, tmp_path, unit, other):
     header = "sku,store,week,units,price\n"
