@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.devices.grid import LOOKBACK, Floats, Grid, ages, lagged, row_quantiles
+from models.devices.grid import LOOKBACK, Floats, Grid, ages, lagged
+from models.quantiles import row_quantiles
 
 CHANNELS = ("value", "jump", "level", "spread", "flat")
 HARMONICS = 4

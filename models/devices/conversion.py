@@ -17,6 +17,7 @@ from models.devices import left_out
 from models.devices.aggregation import TURN, is_direction
 from models.devices.contracts import ANY_DEVICE, KEY
 from models.devices.grid import Floats, Grid
+from models.sentinels import sentinels_of
 
 AS_IT_IS, COUNTER, ANGLE = "as it is", "counter", "angle"
 _FEWEST_RISES, _FEWEST_PASSES = 30, 10
@@ -181,7 +182,7 @@ def as_they_are(sensors: pl.DataFrame) -> pl.DataFrame:
 
 def beforehand(grid: Grid, kinds: pl.DataFrame | None) -> tuple[Grid, pl.DataFrame]:
     """The grid with its readings converted, and kinds that prevent another conversion."""
-    without = left_out.without(grid, left_out.sentinels_of(grid.values))
+    without = left_out.without(grid, sentinels_of(grid.values))
     result = converted(grid, readings_as(without, kinds))
     kind = kind_of(grid.keys, kinds)
     rest = pl.when(kind.is_in([COUNTER, ANGLE])).then(None).otherwise(kind).fill_null(AS_IT_IS)

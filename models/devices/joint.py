@@ -26,7 +26,8 @@ from models.devices.channels import (
     weighted_mean,
 )
 from models.devices.contracts import JOINT_TAG, KEY
-from models.devices.grid import Floats, matrix_of, row_quantiles
+from models.devices.grid import Floats, matrix_of
+from models.quantiles import row_quantiles
 
 MOST_TAGS = 64
 """If a device has more tags, its joint detector uses the first ones by name."""

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from models.devices import channels
 from models.devices.channels import PROFILE, Scales
 from models.devices.contracts import KEY
-from models.devices.grid import Floats, Grid, row_quantiles
+from models.devices.grid import Floats, Grid
+from models.quantiles import row_quantiles
 
 BASELINES = ("level", "seasonal", "local", "regimes")
 LEVEL, SEASONAL, LOCAL, REGIMES = range(4)

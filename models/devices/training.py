@@ -23,6 +23,7 @@ from models.devices.grid import DAY, Floats, Grid
 from models.devices.model import DISCRETE_RUNGS, ROBUST_RUNGS
 from models.devices.options import Options
 from models.scenario import File, Frames
+from models.sentinels import sentinels_of
 
 BLOCK = 60
 BASELINE_OF = {
@@ -150,7 +151,7 @@ def fit_grid(
     `kinds` are as in `conversion.readings_as`. Normal values are learnt without
     sentinels and without the labelled `faults`; how often readings are missing, including the latter.
     """
-    sentinels = left_out.sentinels_of(grid.values)
+    sentinels = sentinels_of(grid.values)
     readings_grid = left_out.without(grid, sentinels)
     types = conversion.readings_as(readings_grid, kinds)
     kind = conversion.kind_of(grid.keys, kinds)

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from models.devices.grid import DAY, Floats, Grid, row_quantiles
+from models.devices.grid import DAY, Floats, Grid
+from models.quantiles import row_quantiles
 
 FEWEST_DAYS = 7
 LEAST_Z = 3.0

@@ -14,8 +14,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from models.contracts import FLAGS
+from models.sentinels import LARGEST
 
-LEAST = 2.0**52
+LEAST = LARGEST
 _BASE, _LENGTH, _HEAD, _CHECK = 36, 10, 5, 4
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 MOST_STATES = 12

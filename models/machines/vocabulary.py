@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from models.devices.left_out import CODES, sentinels_of
 from models.machines import contracts
 from models.machines.cleaning import words
 from models.machines.next_in_time import with_next
 from models.moments import local_timezone
 from models.scenario import Frames
+from models.sentinels import CODES, sentinels_of
 
 OTHER = "other errors"
 """The name in `Vocabulary.errors` for all errors that are not distinguished; present only if there are any."""
@@ -34,7 +34,7 @@ class Vocabulary:
 
     `dated` are the tables in which only the day of each record is known, see `by_end_of_day`; `left_out` are errors that
     reveal the outcome, and count as no other error either. `codes` are numbers that stand for no reading, such as
-    `vibration=-999`, see `models.devices.left_out`.
+    `vibration=-999`, see `models.sentinels`.
     """
 
     sensors: tuple[str, ...]

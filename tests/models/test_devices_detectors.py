@@ -26,9 +26,10 @@ from models.devices import (
 )
 from models.devices.aggregation import aggregate, points
 from models.devices.contracts import KEY, check_raw
-from models.devices.grid import Grid, age_chances, ages, panel_of, row_quantiles
+from models.devices.grid import Grid, age_chances, ages, panel_of
 from models.devices.pace import of_devices, portions
 from models.devices.training import fit_columns
+from models.quantiles import row_quantiles
 from tests.grids import grid_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

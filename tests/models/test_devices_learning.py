@@ -10,13 +10,14 @@ from models.devices import discrete, presence, training_notes
 from models.devices.calibration import P_FLOOR
 from models.devices.grid import Grid
 from models.devices.hours import changed_hours, devices_behind, first_split, fleet_end
-from models.devices.left_out import in_faults, sentinels_of
+from models.devices.left_out import in_faults
 from models.devices.model import Model
 from models.devices.options import Options
 from models.devices.scenario import DEVICES
 from models.devices.scoring import score_span
 from models.devices.simulation import readings_of as readings_in
 from models.devices.training import files_of, fit_grid, labelled_faults
+from models.sentinels import sentinels_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
