@@ -143,8 +143,7 @@ def _touched(
 def stale(scenario: Scenario, store: Store, newest: AsOf) -> list[str]:
     """A note if the data end more than two cadences ago, which the event `stale` reports once a day."""
     now = datetime.now(UTC)
-    scenario = paced(scenario, store)
-    if not is_stale(scenario, newest, now):
+    if not is_stale(scenario, newest, now) or not is_stale(scenario := paced(scenario, store), newest, now):
         return []
     age = now - as_moment(newest)
     payload = {
@@ -163,11 +162,11 @@ def stale(scenario: Scenario, store: Store, newest: AsOf) -> list[str]:
 def skipped(scenario: Scenario, store: Store, flow: str, as_of: AsOf) -> list[str]:
     """A note on complete times between `as_of` and the last published one before it; an event also reports them."""
     past = [one for one in published_as_ofs(scenario, store, flow, as_of) if one < as_of]
-    scenario = paced(scenario, store)
-    if not past or scenario.cadence is None:
+    if not past or _between(scenario, past[-1], as_of) < 1:
         return []
-    count = round((as_moment(as_of) - as_moment(past[-1])) / scenario.cadence) - 1
-    if count < 1:
+    scenario = paced(scenario, store)
+    count = _between(scenario, past[-1], as_of)
+    if scenario.cadence is None or count < 1:
         return []
     first, last = past[-1] + scenario.cadence, as_of - scenario.cadence
     payload = {"from": str(first), "to": str(last), "count": count}
@@ -177,6 +176,11 @@ def skipped(scenario: Scenario, store: Store, flow: str, as_of: AsOf) -> list[st
         f"{periods} never scored, from {time_text(first)} to {time_text(last)}. To score them: "
         f"python -m flows {scenario.name} backfill --from {time_text(first)} --to {time_text(last)}"
     ]
+
+
+def _between(scenario: Scenario, last: AsOf, as_of: AsOf) -> int:
+    """The number of times at the scenario's cadence between two; none without a cadence."""
+    return round((as_moment(as_of) - as_moment(last)) / scenario.cadence) - 1 if scenario.cadence else 0
 
 
 def bundle_for(scenario: Scenario, store: Store, as_of: AsOf) -> int | None:
