@@ -101,7 +101,7 @@ def as_ofs(scenario: Scenario, store: Store, first: Moment, last: Moment | None)
         until = scenario.resolve_as_of(tables, last, datetime.now(UTC))
     except ContractError as error:
         raise ParameterError(str(error).replace("--as-of", "--to")) from None
-    cadence = scenario.cadence or timedelta(days=1)
+    cadence = scenario.at_pace_of(tables).cadence or timedelta(days=1)
     count = (as_moment(until) - as_moment(first)) // cadence + 1
     if not 0 < count <= AT_MOST:
         raise ParameterError(

@@ -1,6 +1,7 @@
 """Scoring a range of the past: its times, those that are left out, and a time that cannot be scored."""
 
 from datetime import UTC, date, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +24,11 @@ def ready(tmp_path, without_run_logger) -> Store:
 def test_a_range_ends_at_the_last_complete_time_unless_told(ready):
     assert as_ofs(toy.TOY, ready, DAYS[1], None) == DAYS[1:]
     assert as_ofs(toy.TOY, ready, DAYS[1], DAYS[2]) == DAYS[1:3]
+
+
+def test_times_are_as_far_apart_as_the_data_shows(ready, monkeypatch):
+    monkeypatch.setattr(type(toy.TOY), "at_pace_of", lambda *_: SimpleNamespace(cadence=timedelta(days=2)))
+    assert as_ofs(toy.TOY, ready, DAYS[1], None) == [DAYS[2], DAYS[4]]
 
 
 def test_a_time_of_day_begins_or_ends_a_range_of_days(ready):
