@@ -19,6 +19,7 @@ from tasks.ingest.quarantine import as_bad, by_rule, quarantine, release
 from tasks.ingest.refusals import refuse_alike, refuse_unused
 from tasks.ingest.sources import SourceError, described
 from tasks.ingest.sql import is_sql
+from tasks.ingest.status import stored_tables
 from tasks.storage.layout import Layout
 from tasks.storage.scratch import scratch
 from tasks.storage.store import Store
@@ -85,7 +86,7 @@ def ingest(
             "--query selects from one SQL database. Expected one source such as postgresql://HOST/DATABASE "
             "without #TABLE; name a table in the others, or leave --query out."
         )
-    tables = _stored(scenario, store)
+    tables = stored_tables(scenario, store)
     units = _stored_units(scenario, store) if tables else {}
     request = Request(scenario, store, sources, mapping, settings, max_bad_share, units)
     with scratch("ingest") as folder:
@@ -122,7 +123,7 @@ def read_checked(
     with scratch("read") as folder:
         units = _stored_units(scenario, store)
         request = Request(scenario, store, {name: source}, mapping, settings, max_bad_share, units)
-        intake = check_table(request, name, _stored(scenario, store), folder / name)
+        intake = check_table(request, name, stored_tables(scenario, store), folder / name)
         refuse_unused(mapping, {name: intake})
         rules = by_rule(intake.bad.rows().collect())
         rows = intake.good.rows().collect()
@@ -132,12 +133,6 @@ def read_checked(
         for column in sorted(intake.ignored)
     ]
     return rows, [*row_notes, *intake.notes, *column_notes]
-
-
-def _stored(scenario: Scenario, store: Store) -> dict[str, pl.LazyFrame]:
-    """The input tables that exist already."""
-    paths = {name: Layout(scenario.name).table(name) for name in scenario.tables}
-    return {name: rows for name, path in paths.items() if (rows := store.find(path)) is not None}
 
 
 def _gaps(table: Table, intake: Intake, stored_rows: pl.LazyFrame | None) -> tuple[str, ...]:

@@ -80,11 +80,15 @@ def _written(store: Store, path: str, version: int) -> datetime:
     return datetime.fromtimestamp(last_commit["timestamp"] / 1000, UTC)
 
 
+def stored_tables(scenario: Scenario, store: Store) -> dict[str, pl.LazyFrame]:
+    """The input tables that exist, by name."""
+    paths = {name: Layout(scenario.name).table(name) for name in scenario.tables}
+    return {name: rows for name, path in paths.items() if (rows := store.find(path)) is not None}
+
+
 def paced(scenario: Scenario, store: Store) -> Scenario:
     """The scenario with the cadence that its stored tables show."""
-    paths = {name: Layout(scenario.name).table(name) for name in scenario.tables}
-    tables = {name: rows for name, path in paths.items() if (rows := store.find(path)) is not None}
-    return scenario.at_pace_of(tables)
+    return scenario.at_pace_of(stored_tables(scenario, store))
 
 
 def freshness(

@@ -9,7 +9,7 @@ import polars as pl
 
 from models.moments import as_moment
 from models.scenario import AsOf, EmitsEvents, Scenario
-from tasks.ingest.status import is_stale, time_allowed
+from tasks.ingest.status import is_stale, stored_tables, time_allowed
 from tasks.registry import bundles, ledger
 from tasks.storage.layout import DRIFT, Layout
 from tasks.storage.store import Store
@@ -65,8 +65,7 @@ class Health:
 
 def health(scenario: Scenario, store: Store, now: datetime) -> Health | None:
     """The health of a scenario; None if nothing has been ingested for it."""
-    paths = {name: Layout(scenario.name).table(name) for name in scenario.tables}
-    tables = {name: rows for name, path in paths.items() if (rows := store.find(path)) is not None}
+    tables = stored_tables(scenario, store)
     if next(iter(scenario.tables)) not in tables:
         return None
     scenario = scenario.at_pace_of(tables)
@@ -75,7 +74,7 @@ def health(scenario: Scenario, store: Store, now: datetime) -> Health | None:
     last = None if run is None else type(due).fromisoformat(str(run["as_of"]))
     champion = bundles.champion(store, scenario.name)
     quarantined = store.rows(Layout(scenario.name).table("quarantine"))
-    row_count = sum(store.rows(paths[name]) for name in tables)
+    row_count = sum(store.rows(Layout(scenario.name).table(name)) for name in tables)
     return Health(
         scenario=scenario.name,
         late=None if champion is None else _late(scenario, last, due, now),
