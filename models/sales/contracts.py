@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import Any, Literal
 
 import polars as pl
@@ -18,9 +18,17 @@ from models.sales.gaps import changes_of_scale
 from models.sales.neighbours import PRICE
 from models.sales.panel import END, IN_STOCK
 from models.sales.successors import PREDECESSOR
+from models.sales.week_dates import (
+    KEY_AND_WEEK,
+    MOST_ANCHORS,
+    anchors_of,
+    check_anchors,
+    check_days,
+    refuse_other_times,
+)
 from models.scenario import Frames, Table
 from models.schemas import dy
-from models.time_notations import is_range, is_week, is_week_end
+from models.time_notations import is_range
 from models.times import days
 
 Returns = Literal["net", "zero"]
@@ -109,9 +117,9 @@ class Weekly(Table):
         Text is neither a price nor a share of a week in stock, and the numbers of orders are no covariate. Raises
         `ContractError` with that option for whole weeks.
         """
-        _refuse_other_times(raw["week"], self.name)
+        refuse_other_times(raw["week"], self.name)
         if raw["week"].dtype == pl.String:
-            _check_days(raw["week"], self.name, are_last=bool(options.get("week_ending")))
+            check_days(raw["week"], self.name, are_last=bool(options.get("week_ending")))
         result = super().accept(raw, options)
         no_numbers = [c for c in NUMBERS if result.good.schema.get(c) == pl.String]
         no_numbers += [c for c in result.good.columns if _is_identifier(result.good[c])]
@@ -132,7 +140,7 @@ class Weekly(Table):
             result = super().one_of_each(rows, files, options)
         except ContractError:
             if start is None:
-                _check_anchors(_anchors(rows.lazy(), self.name), self.name, most=_MOST_ANCHORS)
+                check_anchors(anchors_of(rows.lazy(), self.name), self.name, most=MOST_ANCHORS)
             raise
         return result if start is None else as_weeks(result, start, self.amounts, self.name)
 
@@ -154,13 +162,13 @@ class Weekly(Table):
     def check(self, frame: pl.DataFrame, stored_tables: Frames) -> None:
         """Raise `ContractError` if weeks start on different weekdays across all tables, or `in_stock` is not a share."""
         _check_in_stock(frame, self.name)
-        anchors = _anchors(frame.lazy(), self.name)
+        anchors = anchors_of(frame.lazy(), self.name)
         stored_anchors = [
-            _anchors(stored_tables[name].head(1), f"stored {name}")
+            anchors_of(stored_tables[name].head(1), f"stored {name}")
             for name in ("history", "plan")
             if name in stored_tables
         ]
-        _check_anchors(pl.concat([anchors, *stored_anchors], how="diagonal"), self.name)
+        check_anchors(pl.concat([anchors, *stored_anchors], how="diagonal"), self.name)
 
 
 @dataclass(frozen=True)
@@ -329,113 +337,19 @@ def _check_in_stock(frame: pl.DataFrame, table: str) -> None:
         )
 
 
-def _anchors(frame: pl.LazyFrame, origin: str) -> pl.DataFrame:
-    """Weekdays on which weeks start, most frequent first, each with an example."""
-    names = frame.collect_schema().names()
-    example = [name for name in ("week", "sku", "store") if name in names]
-    return (
-        frame.group_by(pl.col("week").dt.strftime("%A").alias("weekday"))
-        .agg(pl.len().alias("rows"), pl.col(example).sort_by(example).first())
-        .sort(["rows", "weekday"], descending=[True, False])
-        .with_columns(pl.lit(origin).alias("origin"))
-        .collect()
-    )
-
-
-def _refuse_other_times(weeks: pl.Series, table: str) -> None:
-    """Raise `ContractError` if `weeks` are weeks without a year, or months."""
-    text = weeks.drop_nulls().head(_FIRST).cast(pl.String).str.strip_chars()
-    if text.is_empty():
-        return
-    if text.str.contains(_WEEK_ALONE).all():
-        raise ContractError(
-            f"{table}: week is '{text[0]}', which has no year. Expected weeks such as 2024-W05. If another column has the "
-            "year, join them with --column week=YEAR_COLUMN+WEEK_COLUMN."
-        )
-    if text.str.contains(_MONTH_AND_YEAR).all():
-        raise ContractError(f"{table}: week is '{text[0]}', a month. Expected weeks, or days with --daily.")
-    _refuse_other_numbering(weeks, table)
-
-
-def _refuse_other_numbering(weeks: pl.Series, table: str) -> None:
-    """Raise `ContractError` if `weeks` have a week 0, or a week 53 of a year with 52: they are numbered from 1 January on,
-    so that the others are not ISO weeks, either."""
-    text = weeks.drop_nulls().cast(pl.String).str.strip_chars().unique(maintain_order=True)
-    for week in text.filter(text.str.contains(_FIRST_OR_LAST)):
-        year = int(re.findall(r"(?:19|20)\d\d", week)[0])
-        if (
-            re.search(r"53", week.replace(str(year), "", 1))
-            and date(year, 12, 28).isocalendar().week == _LONG_YEAR
-        ):
-            continue
-        raise ContractError(
-            f"{table}: week is '{week}', but {year} has no such ISO week, so all weeks are numbered in another way. "
-            "Expected ISO weeks, or the first day of each week."
-        )
-
-
-def _check_days(weeks: pl.Series, table: str, *, are_last: bool) -> None:
-    """Raise `ContractError` for whole weeks where last days are expected, and for last days where first ones are."""
-    wrong = weeks.filter(is_week(weeks) if are_last else is_week_end(weeks))
-    if wrong.is_empty():
-        return
-    if are_last:
-        raise ContractError(
-            f"{table}: week is '{wrong[0]}', which names a whole week. With --week-ending, expected the last "
-            "day of each week. Leave --week-ending out, or ingest files with such days by themselves."
-        )
-    raise ContractError(
-        f"{table}: week is '{wrong[0]}', the last day of a week. Expected first days. Add --week-ending."
-    )
-
-
-def _check_anchors(anchors: pl.DataFrame, table: str, most: int = 1) -> None:
-    """Raise `ContractError` if weeks start on more than `most` weekdays; `anchors` as `_anchors` returns them."""
-    if anchors["weekday"].n_unique() <= most:
-        return
-    lines = [
-        f"  {row['origin']}: {row['rows']:,} rows start on {row['weekday']}, e.g. "
-        + ", ".join(f"{name} {row[name]}" for name in _KEY_AND_WEEK if row.get(name) is not None)
-        for row in anchors.iter_rows(named=True)
-    ]
-    are_days = anchors.filter(pl.col("origin") == table).height > _MOST_ANCHORS
-    raise ContractError(
-        f"{table}: weeks start on different weekdays.\n"
-        + "\n".join(lines)
-        + "\nExpected one week anchor in all files. "
-        + (_NOT_WEEKLY if are_days else _OTHER_ANCHOR)
-    )
-
-
 NUMBERS = (PRICE, IN_STOCK)
 """Further columns that have a meaning; they hold only numbers."""
-_WEEK_ALONE = r"(?i)^(w|kw|cw|wk|week|semaine|s)?[ .-]?([1-9]|[0-4]\d|5[0-3])$"
-_MONTH_AND_YEAR = r"^\pL{3,12}\.?[ /'-]+(\d\d|\d{4})$|^\d{4}[ /-]\pL{3,12}$|^\d{4}-?M\d\d$"
-_FIRST_OR_LAST = r"^(19|20)\d\d\D{0,9}(00|53)$|^(19|20)\d\d\D{1,9}0$|^\D{0,9}(0?0|53)\D{1,3}(19|20)\d\d$"
-"""A week 0 or 53 with its year, such as 2021-W53 or 2021 53."""
-_LONG_YEAR = 53
 _IDENTIFIER = r"(?i:\w[\W_](id|nr|no|number|nummer)\.?$)|[a-z](ID|Id|Nr|No)$"
 _ENDING = r"(?i)\bw/?e\b|week[ _-]?end"
 _FEW_ROWS = 10
 _LAST_DAY = r"(?i)\s*(end[e]?|bis|until|fin|to|(end|last)[ _-]?(date|day)|enddatum)\s*"
-_FIRST = 200
-_MOST_ANCHORS = 2
-"""If the weeks of one file start on more weekdays, they are days or months."""
-_NOT_WEEKLY = (
-    "If they are days, add --daily monday, or the weekday on which your weeks start: whole weeks are added up. "
-    "Months are not read."
-)
-_OTHER_ANCHOR = (
-    "Date every row by the first day of its week, or all of them by the last day and add --week-ending."
-)
 _YEARS = timedelta(days=5 * 366)
-_KEY_AND_WEEK = ("sku", "store", "week")
 
 TABLES: dict[str, Table] = {
     "history": Sold(
         "history",
         History,
-        unique=_KEY_AND_WEEK,
+        unique=KEY_AND_WEEK,
         shard_by=("sku",),
         covariates=True,
         ahead=timedelta(days=7),
@@ -451,7 +365,7 @@ TABLES: dict[str, Table] = {
     "plan": Weekly(
         "plan",
         Plan,
-        unique=_KEY_AND_WEEK,
+        unique=KEY_AND_WEEK,
         shard_by=("sku",),
         covariates=True,
         required=False,
