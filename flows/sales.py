@@ -126,8 +126,8 @@ def forecast(
     Args:
         as_of: Any day of the last week to use; default: the last complete week.
         bundle: Number of the bundle to forecast with; default: the champion.
-        totals: Levels of totals: total, sku, store, an attribute of stores or SKUs, or several joined by *, such as
-            sku*region; default: total store sku.
+        totals: Levels of totals: total, sku, store, an attribute of stores or SKUs, or several joined by `*`, such
+            as `sku*region`; default: total store sku.
         total_weeks: Numbers of weeks, from the first one on, that get totals, such as a lead time, in addition to each
             week and the whole horizon.
         dry_run: Score and account for every key, and publish nothing.
