@@ -107,7 +107,7 @@ class _Server:
         return f"{', '.join(up)} serves the work pool {pool}"
 
     def leases(self) -> str:
-        storage = self._settings()["concurrency"]["lease_storage"]
+        storage = self._setting("concurrency", "lease_storage")
         if storage.endswith(".memory"):
             raise WrongError(
                 f"{storage} forgets concurrency slots when the server restarts. Start the server with "
@@ -116,7 +116,7 @@ class _Server:
         return f"{storage} survives a restart of the server"
 
     def retention(self) -> str:
-        vacuum = self._settings()["services"]["db_vacuum"]
+        vacuum = self._setting("services", "db_vacuum")
         if not (vacuum["enabled"] is True or "flow_runs" in (vacuum["enabled"] or ())):
             variables = " ".join(f"{name}={value}" for name, value in KEPT_BY_THE_SERVER.items())
             raise WrongError(f"the server keeps every run forever, and grows. Start it with {variables}")
@@ -128,5 +128,8 @@ class _Server:
         check_block(self.client, self.values["ALMANAC_ALERT_BLOCK"])
         return f"{self.values['ALMANAC_ALERT_BLOCK']} exists"
 
-    def _settings(self) -> Any:
-        return self.client.request("GET", "/admin/settings").json()["server"]
+    def _setting(self, group: str, name: str) -> Any:
+        settings = self.client.request("GET", "/admin/settings").json()["server"]
+        if name not in settings.get(group, {}):
+            raise WrongError(f"the server does not have the setting {group}.{name}: upgrade it")
+        return settings[group][name]

@@ -23,6 +23,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from prefect.states import Cancelling, Failed, Pending, Running, Scheduled, State
 
 from deployments.automations import AUTOMATIONS_FILE, apply_automations, automations
+from deployments.connections import WrongError, _Server
 from deployments.environment import environment
 from deployments.local import SERVER, Local
 from deployments.queues import QUEUES, queues
@@ -262,6 +263,16 @@ def test_nothing_is_deployed_to_a_server_that_is_older_than_its_client(
     assert output.status == 1
     assert re.search(r"runs Prefect 3\.\d+\.\d+, older than the client's 3\.99\.0", output.err)
     assert tmp_path.name not in {pool.name for pool in client.read_work_pools()}
+
+
+def test_a_server_without_the_settings_that_are_checked_is_named_as_too_old():
+    class Old:
+        def request(self, method, path):
+            return httpx.Response(200, json={"server": {"services": {}}})
+
+    for check in (_Server(Old(), {}).leases, _Server(Old(), {}).retention):
+        with pytest.raises(WrongError, match=r"the server does not have the setting \w+\.\w+: upgrade it"):
+            check()
 
 
 def test_a_server_that_does_not_answer_is_named(deployments):
