@@ -94,7 +94,7 @@ def as_ofs(scenario: Scenario, store: Store, first: Moment, last: Moment | None)
     """
     if last is not None and first != last and as_moment(last, end_of) <= as_moment(first):
         raise ParameterError(
-            f"--from {first} is after --to {last}. Expected the earlier time first; swap them."
+            f"--from {time_text(first)} is after --to {time_text(last)}. Expected the earlier time first; swap them."
         )
     tables = scans(scenario, store, input_versions(scenario, store))
     try:
@@ -105,8 +105,8 @@ def as_ofs(scenario: Scenario, store: Store, first: Moment, last: Moment | None)
     count = (as_moment(until) - as_moment(first)) // cadence + 1
     if not 0 < count <= AT_MOST:
         raise ParameterError(
-            f"From {first} to {until} there are {max(count, 0):,} times to score. Expected 1 to {AT_MOST:,}; the data "
-            "ends at the last complete time."
+            f"From {time_text(first)} to {time_text(until)} there are {max(count, 0):,} times to score. "
+            f"Expected 1 to {AT_MOST:,}; the data ends at the last complete time."
         )
     return [until - cadence * back for back in reversed(range(count))]
 
@@ -118,6 +118,6 @@ def _each(times: Sequence[AsOf], one: Callable[[AsOf], Mapping[str, Any]]) -> tu
         try:
             rows += int(one(as_of).get("rows", 0))
         except (AlmanacError, OSError) as error:
-            get_run_logger().error("%s: %s", as_of, error)
+            get_run_logger().error("%s: %s", time_text(as_of), error)
             errors[as_of] = f"{type(error).__name__}: {error}"
     return rows, errors

@@ -207,7 +207,7 @@ def _publish(
     }
     announce(run, summary, publication, events)
     enter(run, counts, results, is_published=not publication.already)
-    _log_publication(summary, len(results))
+    _log_publication(run.as_of, summary, len(results))
     if url := settings().sql_url:
         from tasks.sql.publish import publish_sql
 
@@ -215,11 +215,11 @@ def _publish(
     return summary
 
 
-def _log_publication(summary: Mapping[str, Any], shards: int) -> None:
+def _log_publication(as_of: AsOf, summary: Mapping[str, Any], shards: int) -> None:
     """Log the outcome of a published run, and its notes."""
     get_run_logger().info(
         "Published %s rows as of %s in version %d of %s; %d of %d shards are from an earlier start",
-        *(f"{summary['rows']:,}", summary["as_of"], summary["version"], summary["table"]),
+        *(f"{summary['rows']:,}", time_text(as_of), summary["version"], summary["table"]),
         *(summary["reused_shards"], shards),
     )
     for note in summary["notes"]:

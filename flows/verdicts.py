@@ -13,7 +13,7 @@ from flows.runs import ingest_sources
 from flows.settings import open_store
 from models.devices.contracts import JOINT_TAG, MUTED
 from models.devices.scenario import DEVICES
-from models.moments import as_moment, end_of
+from models.moments import as_moment, end_of, time_text
 from models.scenario import AsOf
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
@@ -134,7 +134,9 @@ def of_range(
         raise ParameterError("Expected --incident, or --device, --start and --end.")
     begin, until = as_moment(start), as_moment(end, end_of)
     if begin >= until:
-        raise ParameterError(f"--start is {begin}, --end is {until}. Expected an end after the start.")
+        raise ParameterError(
+            f"--start is {time_text(begin)}, --end is {time_text(until)}. Expected an end after the start."
+        )
     row = {"device": device, "tag": tag, "start": begin, "end": until, "verdict": verdict}
     return pl.DataFrame([row])
 

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from prefect import task
 
-from models.moments import as_moment, end_of
+from models.moments import as_moment, end_of, time_text
 from models.scenario import AsOf, HasGroundTruth, Scenario
 from tasks.registry import ledger
 from tasks.scoring.runs import Run, RunError, input_versions, scans
@@ -194,11 +194,11 @@ def _nothing(
             f"{store.uri}: {scenario.name} has published nothing yet. Evaluate after a "
             f"scoring run: python -m flows {scenario.name} --help."
         )
-    begin = since.isoformat() if since else "the first"
-    end = until.isoformat() if until else "the last"
+    begin = time_text(since) if since else "the first"
+    end = time_text(until) if until else "the last"
     return (
         f"{scenario.name}: nothing was published from {begin} to {end}. There are {len(targets)} published times from "
-        f"{targets[0].as_of.isoformat()} to {targets[-1].as_of.isoformat()}: give another --from or --to."
+        f"{time_text(targets[0].as_of)} to {time_text(targets[-1].as_of)}: give another --from or --to."
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 from prefect import task
 
+from models.moments import time_text
 from models.scenario import AsOf, EvaluatesBundles
 from tasks.registry import bundles
 from tasks.scoring.publishing import (
@@ -47,14 +48,15 @@ def resolve_evaluation(
     begin, end = since or trained_as_of, until or newest
     if not begin <= min(end, newest):
         raise RunError(
-            f"{scenario.name}: there is nothing to evaluate from {begin.isoformat()} to {end.isoformat()}: the data ends at "
-            f"{newest.isoformat()}. Expected --from before --to and before the end of the data; ingest newer data, "
+            f"{scenario.name}: there is nothing to evaluate from {time_text(begin)} to {time_text(end)}: the data ends at "
+            f"{time_text(newest)}. Expected --from before --to and before the end of the data; ingest newer data, "
             f"or name an older bundle than {number} with --bundle."
         )
     notes: tuple[str, ...] = ()
     if begin < trained_as_of:
         notes = (
-            f"Bundle {number} was trained on data up to {trained_as_of}: it has seen the ground truth of earlier rows.",
+            f"Bundle {number} was trained on data up to {time_text(trained_as_of)}: it has seen the ground truth of "
+            "earlier rows.",
         )
     span = {"score_from": begin.isoformat(), "score_to": min(end, newest).isoformat()}
     options = {**manifest["options"], **overrides, **span}

@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 
 from models.errors import AlmanacError
+from models.moments import time_text
 from models.scenario import AsOf, File, FitResult, Scenario
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store, digest
@@ -137,9 +138,10 @@ def for_as_of(store: Store, scenario: str, as_of: AsOf) -> int:
     promotions = fit.filter(event="promoted")
     candidates = promotions if promotions.height else fit
     if candidates.is_empty():
+        oldest = type(as_of).fromisoformat(min(registry["as_of"].to_list()))
         raise BundleError(
-            f"{store.uri}: no bundle of {scenario} was trained on data up to {as_of} or earlier; "
-            f"the oldest was trained on data up to {min(registry['as_of'].to_list())}. Train one on "
+            f"{store.uri}: no bundle of {scenario} was trained on data up to {time_text(as_of)} or earlier; "
+            f"the oldest was trained on data up to {time_text(oldest)}. Train one on "
             f"data up to then (`python -m flows {scenario} train --help`), or name a bundle with --bundle."
         )
     return int(candidates["bundle"][-1])

@@ -153,7 +153,7 @@ def stale(scenario: Scenario, store: Store, newest: AsOf) -> list[str]:
     }
     emit(store, scenario.name, Event("stale", scenario.name, payload), f"{newest}/{now:%Y-%m-%d}")
     return [
-        f"The data is stale: it is complete up to {newest}, {in_words(age)} ago. New data is expected every "
+        f"The data is stale: it is complete up to {time_text(newest)}, {in_words(age)} ago. New data is expected every "
         f"{in_words(scenario.cadence or age)}. See what was ingested: python -m flows ingest-status"
     ]
 

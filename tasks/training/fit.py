@@ -8,6 +8,7 @@ import polars as pl
 from prefect import task
 from prefect.logging import get_run_logger
 
+from models.moments import time_text
 from models.scenario import AsOf, HasGroundTruth, MeetsChampions
 from tasks.registry import bundles, tracking
 from tasks.registry.code import code_version
@@ -127,11 +128,11 @@ def _better(run: Run, challenger: Challenger, champion: int | None, names: Seque
         what = f"on the {rows:,} backtest rows that champion {champion} has not seen"
     elif until == run.as_of:
         challenger_loss, champion_loss = challenger.loss, float(manifest["loss"])
-        what = f"on the backtest of the same as_of {until}"
+        what = f"on the backtest of the same as_of {time_text(until)}"
     else:
         return (
             False,
-            f"Champion {champion} was trained on all data of this backtest (up to {until}): no fair comparison.",
+            f"Champion {champion} was trained on all data of this backtest (up to {time_text(until)}): no fair comparison.",
         )
     better = challenger_loss < champion_loss
     sign = "<" if better else ">="
@@ -198,6 +199,8 @@ def track(run: Run, challenger: Challenger, verdict: Verdict) -> str | None:
 def parts_of(run: Run, names: Sequence[str]) -> dict[str, pl.LazyFrame]:
     """The parts of all shards by name. Raises `RunError` if there are none."""
     if not names:
-        raise RunError(f"{run.scenario.name}: no shard has any rows to train on as of {run.as_of}.")
+        raise RunError(
+            f"{run.scenario.name}: no shard has any rows to train on as of {time_text(run.as_of)}."
+        )
     paths = {name: run.store.names(run.path(f"parts/{name}")) for name in names}
     return {name: pl.scan_parquet([*map(run.store.uri_of, some)], glob=False) for name, some in paths.items()}

@@ -9,6 +9,7 @@ from typing import Any
 from prefect import task
 
 from models.errors import AlmanacError
+from models.moments import time_text
 from models.scenario import AsOf, HasSearch, Scenario, Search
 from models.search import given_up, of_options
 from tasks.registry import bundles
@@ -103,7 +104,7 @@ def find_folds(run: Run, names: Sequence[str]) -> list[str]:
     folds = search_of(run.scenario).folds(parts_of(run, names), run.as_of, base_of(run)) if names else []
     if len(folds) < 2:
         raise TuningError(
-            f"{run.store.uri}: up to {run.as_of} there is too little history of {run.scenario.name} to tune on: "
+            f"{run.store.uri}: up to {time_text(run.as_of)} there is too little history of {run.scenario.name} to tune on: "
             f"{len(folds)} fold{'' if len(folds) == 1 else 's'}. Expected at least two, one to search by and one to "
             "judge. Ingest more history, or give a later --as-of."
         )
