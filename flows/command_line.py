@@ -38,6 +38,7 @@ from flows.modules import WithStatus
 from flows.workers import ONE_THREAD, fork_from_here
 from models.addresses import refuse_credential
 from models.errors import AlmanacError
+from models.moments import shortened
 
 _EVERYWHERE = Group("Everywhere", sort_key=9)
 _SHORT = 20
@@ -291,8 +292,7 @@ def _show(result: Mapping[str, Any], indent: str = "") -> None:
         elif isinstance(value, list | tuple) and isinstance(value[0], Mapping):
             _show_records(name, value)
         else:
-            text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-            lines = [str(item) for item in value] if isinstance(value, list | tuple) else [text]
+            lines = [_cell(item) for item in value] if isinstance(value, list | tuple) else [_cell(value)]
             for number, line in enumerate(lines):
                 label = name if number == 0 else ""
                 console.print(
@@ -334,4 +334,4 @@ def _cell(value: Any) -> str:
         return f"{value:.4g}" if abs(value) < _LARGE else f"{value:,.0f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return "" if value is None else str(value)
+    return "" if value is None else shortened(str(value))

@@ -8,7 +8,7 @@ from flows.clock import Clock
 from flows.driver import driver_step
 from flows.progress import over_shards
 from models.drift import Rule
-from models.moments import time_text
+from models.moments import shortened, time_text
 from models.scenario import Scenario
 from tasks.monitoring.drift import (
     accuracy_since,
@@ -40,7 +40,8 @@ def watch(scenario: Scenario, store: Store, *, cooldown_days: float = 28) -> dic
     run = resolve_watching(scenario, store, None, rule)
     result: dict[str, Any] = {"run_id": run.id, "as_of": run.as_of.isoformat(), "bundle": run.bundle}
     if seen_by_bundle(run):
-        note = f"Bundle {run.bundle} was trained on data up to {run.options['trained_as_of']}: there is no newer data."
+        until = shortened(run.options["trained_as_of"])
+        note = f"Bundle {run.bundle} was trained on data up to {until}: there is no newer data."
         return result | {"drifted": [], "announced": False, "notes": [note], "seconds": clock.seconds}
     with driver_step(run, "plan"):
         counts = plan(run)

@@ -5,11 +5,14 @@ Sales use the week that contains the day, devices all of its hours, machines all
 """
 
 import os
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from models.errors import ContractError
+
+_ISO_MOMENT = re.compile(r"(\dT\d\d:\d\d):\d\d(?:\.\d+)?\+00:00")
 
 
 def is_timezone(name: str) -> bool:
@@ -61,6 +64,15 @@ def time_text(when: date) -> str:
     ('2026-03-03T04:30Z', '2026-03-03')
     """
     return f"{as_moment(when).astimezone(UTC):%Y-%m-%dT%H:%MZ}" if isinstance(when, datetime) else f"{when}"
+
+
+def shortened(text: str) -> str:
+    """`text` with the ISO moments in UTC that it contains as `time_text` writes them.
+
+    >>> shortened("up to 2026-03-03T04:30:00+00:00, 3 days")
+    'up to 2026-03-03T04:30Z, 3 days'
+    """
+    return _ISO_MOMENT.sub(r"\1Z", text)
 
 
 def in_words(duration: timedelta) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from models.moments import as_moment
+from models.moments import as_moment, in_words, shortened
 from models.scenario import AsOf, EmitsEvents, Scenario
 from tasks.ingest.status import is_stale, stored_tables, time_allowed
 from tasks.registry import bundles, ledger
@@ -28,8 +28,8 @@ class Health:
     late: bool | None
     stale: bool | None
     published: str | None
-    due: str | None
-    data_age_hours: float | None
+    due: str
+    data_age_hours: float
     published_age_hours: float | None
     champion: int | None
     champion_age_days: float | None
@@ -50,7 +50,7 @@ class Health:
         facts = [
             f"{self.scenario}: {verdict}",
             f"published {self.published or 'nothing'}, due {self.due}",
-            f"data {self.data_age_hours:,} h old",
+            f"data {in_words(timedelta(hours=self.data_age_hours))} old",
             "no champion"
             if self.champion is None
             else f"champion {self.champion}, {self.champion_age_days} days old",
@@ -60,7 +60,7 @@ class Health:
             f"quarantine {self.quarantined_share:.1%}",
             None if self.drifted_features is None else f"drifted features {self.drifted_features}",
         ]
-        return "; ".join(fact for fact in facts if fact)
+        return shortened("; ".join(fact for fact in facts if fact))
 
 
 def health(scenario: Scenario, store: Store, now: datetime) -> Health | None:

@@ -144,6 +144,18 @@ def test_without_json_a_person_can_read_the_result(command, trained):
     assert not output.lstrip().startswith("{")
 
 
+def test_a_person_reads_moments_to_the_minute_and_figures_to_four_digits(capsys):
+    command_line._show({"as_of": "2026-03-03T03:00:00+00:00", "psi": 0.004573682408248902, "seconds": 30.4})
+    assert capsys.readouterr().out.split() == [
+        "as_of",
+        "2026-03-03T03:00Z",
+        "psi",
+        "0.004574",
+        "seconds",
+        "30.4",
+    ]
+
+
 def test_a_dry_run_accounts_for_every_key_and_publishes_nothing(command, trained):
     store = Store(str(trained))
     before = store.version("toy/doubled")

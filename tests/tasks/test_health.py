@@ -1,6 +1,7 @@
 """What `health` reports of a scenario, from the contents of its store."""
 
 from dataclasses import replace
+import re
 from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
@@ -108,6 +109,7 @@ def test_each_scenario_has_a_line_of_its_own(command, store):
     assert output.status == 0
     assert output.out.count("\n") == 1
     assert output.out.startswith("toy: ok; published 2024-01-03, due 2024-01-03; data ")
+    assert re.search(r"; data [\d,]+ days old; ", output.out)
 
 
 def test_prometheus_reads_a_line_for_each_figure_that_is_known(store):
