@@ -1,7 +1,7 @@
 """What `health` reports of a scenario, from the contents of its store."""
 
-from dataclasses import replace
 import re
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
