@@ -20,6 +20,10 @@ _MONTHS = (
 )  # fmt: skip
 """How months begin in most languages of Europe. A name that begins like two of them is of the later month."""
 _MONTH = r"(\pL{3,12})\.?"
+LONG_PERIOD = (
+    r"^(\pL{3,12}\.?|(?i:q)[1-4])[ /'-]+(\d\d|\d{4})$|^\d{4}[ /-]?(\pL{3,12}|(?i:q)[1-4])$|^\d{4}-?M\d\d?$"
+)
+"""Matches a month or a quarter with its year."""
 _WEEKDAY = (
     r"(?i)^(?:(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?|mo(?:ntag)?|di(?:enstag)?|mi(?:ttwoch)?|"
     r"do(?:nnerstag)?|fr(?:eitag)?|sa(?:mstag)?|so(?:nntag)?)\b\.?,? +"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from models.contracts import ROW, RULE, AcceptResult, FoldResult, replace
+from models.contracts import FILE, ROW, RULE, AcceptResult, FoldResult, replace
 from models.devices import aggregation
 from models.devices.contracts import (
     ANY_DEVICE,
@@ -31,6 +31,7 @@ ENQUEUED = "EnqueuedTimeUtc"
 TOLERANCE = timedelta(minutes=5)
 _MOST_RANGES = 50
 _FEWEST_REPEATS = 5
+_MIXED_SHARE = 0.5
 _UNITS = ("unit", "units", "uom", "unit_of_measurement", "engineering_unit")
 """Names of columns with the unit of a reading, in lower case."""
 _NEW_AND_CHANGED: tuple[Literal["anti"], Literal["semi"]] = ("anti", "semi")
@@ -87,6 +88,30 @@ class ReadingsTable(Table):
         """With the option `duplicates`, one reading counts for each time of a sensor, otherwise all that differ."""
         return (*KEY, "at") if options.get("duplicates") else ()
 
+    def check_files(self, rows: pl.LazyFrame, files: pl.DataFrame) -> None:
+        """Refuse a sensor that most of the time has other readings in another file: it is two sensors of one name."""
+        rows = rows.join_asof(files.lazy().sort(ROW).set_sorted(ROW), on=ROW)
+        first, last = pl.col("at").min().alias("first"), pl.col("at").max().alias("last")
+        spans = rows.group_by(*KEY, FILE).agg(first, last).collect(engine="streaming").sort(*KEY, "first")
+        overlaps = (
+            spans.filter(pl.col("first") <= pl.col("last").cum_max().shift().over(KEY)).select(KEY).unique()
+        )
+        if overlaps.is_empty():
+            return
+        times = rows.join(overlaps.lazy(), on=KEY, how="semi").group_by(*KEY, "at")
+        names, is_other = pl.col(FILE).unique().sort(), pl.col("value").n_unique() > 1
+        shared = times.agg(names, is_other.alias("is_other")).filter(pl.col(FILE).list.len() > 1)
+        sensors = (
+            shared.group_by(KEY).agg(pl.len(), pl.col("is_other").mean(), pl.col(FILE).first()).collect()
+        )
+        for device, tag, count, share, (one, other, *_) in sensors.sort(KEY).iter_rows():
+            if count >= _FEWEST_REPEATS and share > _MIXED_SHARE:
+                raise ContractError(
+                    f"'{tag}' of '{device}' has other readings at the same times in {one} than in {other}. Expected one "
+                    "sensor. If they are two, add the name of the file with --column device=DEVICE_COLUMN+@file. If it is "
+                    "one sensor, choose --duplicates average or last."
+                )
+
     def fold(self, stored_rows: pl.LazyFrame | None, rows: pl.DataFrame) -> FoldResult:
         """Merges points into the stored intervals that they touch. Points of a closed interval are refused."""
         points = rows.drop("shard")
@@ -138,7 +163,7 @@ def _refuse_mixed(rows: pl.DataFrame, columns: Sequence[str]) -> None:
     """
     at = [*KEY, "time"]
     several = rows.filter(pl.struct(at).is_duplicated()) if columns else rows.clear()
-    if several.height <= rows.height / 2:
+    if several.height <= _MIXED_SHARE * rows.height:
         return
     for column in columns:
         name = several[column].cast(pl.String)

@@ -6,7 +6,7 @@ from datetime import date
 import polars as pl
 
 from models.errors import ContractError
-from models.time_notations import is_week, is_week_end
+from models.time_notations import LONG_PERIOD, is_week, is_week_end
 
 KEY_AND_WEEK = ("sku", "store", "week")
 MOST_ANCHORS = 2
@@ -19,7 +19,6 @@ _OTHER_ANCHOR = (
     "Date every row by the first day of its week, or all of them by the last day and add --week-ending."
 )
 _WEEK_ALONE = r"(?i)^(w|kw|cw|wk|week|semaine|s)?[ .-]?([1-9]|[0-4]\d|5[0-3])$"
-_MONTH_AND_YEAR = r"^\pL{3,12}\.?[ /'-]+(\d\d|\d{4})$|^\d{4}[ /-]\pL{3,12}$|^\d{4}-?M\d\d$"
 _FIRST_OR_LAST = r"^(19|20)\d\d\D{0,9}(00|53)$|^(19|20)\d\d\D{1,9}0$|^\D{0,9}(0?0|53)\D{1,3}(19|20)\d\d$"
 """A week 0 or 53 with its year, such as 2021-W53 or 2021 53."""
 _LONG_YEAR = 53
@@ -49,8 +48,10 @@ def refuse_other_times(weeks: pl.Series, table: str) -> None:
             f"{table}: week is '{text[0]}', which has no year. Expected weeks such as 2024-W05. If another column has the "
             "year, join them with --column week=YEAR_COLUMN+WEEK_COLUMN."
         )
-    if text.str.contains(_MONTH_AND_YEAR).all():
-        raise ContractError(f"{table}: week is '{text[0]}', a month. Expected weeks, or days with --daily.")
+    if text.str.contains(LONG_PERIOD).all():
+        raise ContractError(
+            f"{table}: week is '{text[0]}', a month or a quarter. Expected weeks, or days with --daily."
+        )
     _refuse_other_numbering(weeks, table)
 
 

@@ -102,6 +102,12 @@ class Table:
         """Accepted rows of all files, with one for each combination of `unique_in`: see `models.contracts`."""
         return one_of_each(rows, files, self.unique_in(options), options.get("duplicates"), self.amounts)
 
+    def check_files(self, rows: pl.LazyFrame, files: pl.DataFrame) -> None:
+        """Raise `ContractError` if accepted `rows`, numbered by `ROW`, show that `files` do not belong together.
+
+        `files` are their first row, as `ROW`, and their `FILE`. Called for several files whose rows `fold` combines.
+        """
+
     def check_names(self, mapping: Mapping[str, str], options: Mapping[str, Any]) -> None:
         """Raise `ContractError` if a source's names of columns, by that of the table, contradict the options."""
 

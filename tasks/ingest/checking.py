@@ -147,6 +147,8 @@ def _make_one_table(
     if table.unique_in(request.options):
         rows = _merged(table, intake.good, files, request.options, folder / "merged")
         intake.merged, intake.good = intake.good.height - rows.height, rows
+    elif len({name for _, name, _ in files}) > 1 and intake.source.files is None:
+        table.check_files(intake.good.rows().with_row_index(ROW), _first_rows(files).drop(COLUMNS))
     others = stored_rows if table.rows_at_a_time is None else None
     if len(files) > 1 or others is not None:
         _remove_far(table, intake, request.sources[table.name], folder / "near", others)
@@ -171,9 +173,6 @@ def _merged(
         if keys.n_unique() == good.height:
             return good
     rows, result = good.rows().with_row_index(ROW), Staged(folder, at_a_time and _STAGED_IN_MEMORY)
-    first_rows = pl.DataFrame(
-        files, schema={ROW: pl.UInt32, FILE: pl.String, COLUMNS: pl.List(pl.String)}, orient="row"
-    )
     parts = (
         [rows]
         if at_a_time is None
@@ -183,11 +182,16 @@ def _merged(
     )
     for part in parts:
         try:
-            result.add(table.one_of_each(part.collect(), first_rows, options).drop(ROW))
+            result.add(table.one_of_each(part.collect(), _first_rows(files), options).drop(ROW))
         except ContractError as error:
             names = {name for _, name, _ in files}
             raise ContractError(f"{table.name if len(names) > 1 else names.pop()}: {error}") from None
     return result
+
+
+def _first_rows(files: Sequence[tuple[int, str, list[str]]]) -> pl.DataFrame:
+    schema = {ROW: pl.get_index_type(), FILE: pl.String, COLUMNS: pl.List(pl.String)}
+    return pl.DataFrame(files, schema=schema, orient="row")
 
 
 def _remove_far(

@@ -27,6 +27,20 @@ from tasks.storage.tables import Table
 from tasks.storage.uris import encoded, is_remote, object_store
 
 _DATED = ("time", "week", "date")
+_CALLED = {
+    "sku": "item article product material artikel artikelnummer produkt upc ean plu 商品",
+    "store": "shop outlet branch location site filiale magasin markt sklep tienda 店舗",
+    "units": "qty quantity sold volume menge absatz stück quantité ilość cantidad 数量",
+    "week": "date day datum woche semaine fecha tydzień 週",
+    "time": "timestamp ts date datetime zeit zeitstempel created when t_stamp",
+    "device": "deviceid device_id devicename asset machine equipment gateway thing host instance",
+    "tag": "sensor metric measurement topic variable varname tagname tagpath point channel signal field __name__",
+    "value": "reading val varvalue floatvalue payload wert mesure",
+    "machine_id": "machine equipment asset unit maschine anlage device",
+    "component": "part failuremode assembly bauteil komponente",
+    "error": "alarm code fault event fehler",
+}
+"""Words by which sources call a column; an error proposes it if one name contains one of them."""
 _FILE, _DAY = "@file", "@date"
 _DATE_IN_NAME = (
     r"(?<!\d)(?:(?:19|20)\d\d[-_. ]?(?:W|KW)\d\d|(?:W|KW)[-_ ]?\d\d[-_. ](?:19|20)\d\d|"
@@ -107,7 +121,7 @@ def with_mapped(source: Source, mapping: Mapping[str, str], targets: Sequence[st
     `--column store==main` maps `store` to the column `=main`, which holds `main` in every row; `--column
     time=Date+Time` maps `time` to the column `Date+Time`, which holds both, separated by a blank, or null if one is
     missing. Joined columns are dropped, unless they are also mapped themselves. `@file` and `@date` are columns that hold
-    the name of the file and the date in it; they are for files without the table's column.
+    the name of the file and the date in it; on their own, they are for files without the table's column.
     """
     source = _with_name(source, {c: name for c, name in mapping.items() if c in targets})
     available, additions = source.columns, {}
@@ -124,8 +138,10 @@ def with_mapped(source: Source, mapping: Mapping[str, str], targets: Sequence[st
 
 def _with_name(source: Source, mapping: Mapping[str, str]) -> Source:
     """`source` with the columns `@file` and `@date`, as far as a mapping uses them for columns that `source` lacks."""
-    gaps = [name.split("+") for column, name in mapping.items() if column not in source.columns]
-    values = {part: _of_name(source, part) for parts in gaps for part in parts if part in (_FILE, _DAY)}
+    names = [
+        name.split("+") for column, name in mapping.items() if "+" in name or column not in source.columns
+    ]
+    values = {part: _of_name(source, part) for parts in names for part in parts if part in (_FILE, _DAY)}
     return replace(source, frame=source.frame.with_columns(**{c: pl.lit(v) for c, v in values.items()}))
 
 
@@ -241,7 +257,7 @@ def _missing(source: Source, gaps: Sequence[str], mapping: Mapping[str, str], ta
     likely = others[0] if is_likely else "NAME_IN_THE_FILE"
     dates = _dated(source, others) if {*gaps} & {*_DATED} else []
     of_dates = {c: shlex.quote(dates[0]) for c in gaps if c in _DATED and len(dates) == 1}
-    names = {c: of_dates.get(c) or _similar(c, others) or likely for c in gaps}
+    names = {c: of_dates.get(c) or _similar(c, _with_values(source, others)) or likely for c in gaps}
     options = " ".join(f"--column {c}={name}" for c, name in names.items())
     ways = [f"map {'it' if len(texts) == 1 else 'them'} with {options}"] if others else []
     if likely == "NAME_IN_THE_FILE":
@@ -252,19 +268,41 @@ def _missing(source: Source, gaps: Sequence[str], mapping: Mapping[str, str], ta
             ways.append(f"the date in the name of their file with --column {gaps[0]}={_DAY}")
         ways += [f"join several with --column {gaps[0]}=ONE+OTHER"] if len(others) > 1 else []
     way = ", or ".join(ways)
-    return f"{are} missing. Found: {_listed(columns)}.\n{way[0].upper()}{way[1:]}."
+    is_garbled = not all(map(str.isascii, columns)) and any(not mapping.get(c, "").isascii() for c in gaps)
+    of_encoding = (
+        "\nIf names look wrong, name the encoding of the file with --encoding." if is_garbled else ""
+    )
+    return f"{are} missing. Found: {_listed(columns)}.\n{way[0].upper()}{way[1:]}.{of_encoding}"
 
 
 def _similar(column: str, names: Sequence[str]) -> str | None:
-    """The name that is most like a column's, quoted for a shell; None if none is.
+    """The name that is `called` like a column, else the most similar one, quoted for a shell; None if none is like it.
 
-    >>> _similar("machine_id", ["Machine", "time"]), _similar("units", ["Units Sold", "Net"]), _similar("sku", ["item"])
-    ('Machine', "'Units Sold'", None)
+    >>> _similar("machine_id", ["Machine", "time"]), _similar("sku", ["Lineitem sku", "skus"]), _similar("sku", ["net"])
+    ('Machine', "'Lineitem sku'", None)
     """
-    matches = get_close_matches(
-        column, by_name := {name.casefold(): name for name in names}, n=1, cutoff=0.65
-    )
+    if name := called(column, names):
+        return shlex.quote(name)
+    by_name = {name.casefold(): name for name in names}
+    matches = get_close_matches(column, by_name, n=1, cutoff=0.65)
     return shlex.quote(by_name[matches[0]]) if matches else None
+
+
+def called(column: str, names: Sequence[str]) -> str | None:
+    """The only name that contains a column's name or a word of `_CALLED`; None if none or several do."""
+    for words in ({column}, {*_CALLED.get(column, "").split()}):
+        named = [
+            name for name in names if words & {*re.split(r"[\s._/-]+", name.casefold()), name.casefold()}
+        ]
+        if len(named) == 1:
+            return named[0]
+    return None
+
+
+def _with_values(source: Source, columns: Sequence[str]) -> list[str]:
+    """Those of `columns` that have a value in the first rows."""
+    rows = replace(source, frame=source.frame.select(columns).head(_FIRST)).rows()
+    return [column.name for column in rows if column.count()]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Wide files: a column per week, sensor, SKU or store, read as a row for each."""
 
 import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,9 +11,10 @@ from models.contracts import ROW, is_row_number, without_unknown
 from models.date_order import DateOrder
 from models.errors import ContractError
 from models.scenario import Table
+from models.time_notations import LONG_PERIOD
 from models.times import days
 from tasks.ingest.alike import SUM
-from tasks.ingest.sources import Source, SourceError, rename, renaming
+from tasks.ingest.sources import Source, SourceError, called, rename, renaming
 from tasks.ingest.text import WEEK
 
 EACH = "*"
@@ -67,6 +69,8 @@ def as_long(
     if shape is None or len(shape.columns) < (1 if wide else _FEWEST):
         return source
     _refuse_unclear(source, table, shape, wide=wide)
+    for column in shape.of_file:
+        _refuse_unnamed(source.name, column, shape.first)
     if shape.of_file:
         _refuse_repeats(source.name, shape.first, renames.get("time", "time"))
     keys = [renames.get(c, c) for c in table.required_columns if c not in (shape.names, shape.values)]
@@ -187,6 +191,16 @@ def _refuse_unclear(source: Source, table: Table, shape: _Shape, *, wide: bool) 
         )
 
 
+def _refuse_unnamed(name: str, column: str, rows: pl.DataFrame) -> None:
+    """Raise `SourceError` if a column of words is called like `column`, which `rows` lack."""
+    words = [one.name for one in rows if one.dtype == pl.String and not _is_of_numbers(one)]
+    if similar := called(column, words):
+        raise SourceError(
+            f"{name}: column '{column}' is missing, and '{similar}' may be it. Map it with --column {column}="
+            f"{shlex.quote(similar)}, or give the name of the file with --column {column}=@file."
+        )
+
+
 def _refuse_repeats(name: str, rows: pl.DataFrame, time: str) -> None:
     """Raise `SourceError` if `rows` of sensors without a device often have the time of another row: they are of several
     devices."""
@@ -225,6 +239,11 @@ def _dates(name: str, columns: Sequence[str], order: DateOrder | None) -> list[s
         raise SourceError(
             f"{name}: columns {', '.join(weeks[:3])}, ... are weeks without a year. Expected names such as 2024-W05. Add "
             "the year to each, or write it in the line above them."
+        )
+    months = pl.Series(columns).filter(pl.Series(columns).str.contains(LONG_PERIOD))
+    if len(months) >= _FEWEST:
+        raise SourceError(
+            f"{name}: columns {', '.join(months.head(3))}, ... are months or quarters. Expected weeks, or days with --daily."
         )
     try:
         parsed_days = days(pl.Series("the columns' names", columns), order)

@@ -272,6 +272,31 @@ def test_sensors_of_one_name_at_two_sites_are_refused_unless_the_site_is_in_the_
     assert table(store)["device"].unique().sort().to_list() == ["pump north", "pump south"]
 
 
+@pytest.mark.parametrize("differ", [True, False])
+def test_sensors_of_one_name_in_two_files_are_refused_unless_they_have_the_same_readings(
+    store, tmp_path, differ
+):
+    for k, site in enumerate(("north", "south")):
+        lines = [f"pump,t,{at(n)},{n + 10 * k * differ}" for n in range(9)]
+        csv(tmp_path / "sites", *lines, f"{site},t,{at(0)},1", file=f"{site}.csv")
+    if not differ:
+        assert bring(store, tmp_path / "sites").accepted == 20
+        return
+    with pytest.raises(
+        ContractError, match=r"'t' of 'pump' has .* in north.csv than in south.csv.*DEVICE_COLUMN\+@file"
+    ):
+        bring(store, tmp_path / "sites")
+    bring(store, tmp_path / "sites", mapping={"device": "device+@file"})
+    assert {"pump north", "pump south"} < {*table(store)["device"]}
+
+
+def test_corrected_readings_in_a_later_file_are_of_one_sensor(store, tmp_path):
+    for name, value in (("1", 1), ("2", 2)):
+        lines = [f"pump,t,{at(n)},{value if n == 3 else 0}" for n in range(9)]
+        csv(tmp_path / "files", *lines, file=f"{name}.csv")
+    assert bring(store, tmp_path / "files").accepted == 18
+
+
 def test_readings_of_one_second_are_of_one_sensor_if_a_column_numbers_them(store, tmp_path):
     lines = [f"{at(n // 2)},pump,t,{n},{n}" for n in range(18)]
     assert bring(store, csv(tmp_path, *lines, header="time,device,tag,value,n")).accepted == 18

@@ -204,7 +204,37 @@ def test_all_missing_columns_are_named_at_once():
     with pytest.raises(SourceError) as caught:
         renamed(["Datum", "Absatz", "Preis"], {"units": "Menge"})
     assert "columns 'week' and 'units' (mapped from 'Menge') are missing. Found: Datum" in str(caught.value)
-    assert "Map them with --column week=NAME_IN_THE_FILE --column units=NAME_IN_THE_FILE" in str(caught.value)
+    assert "Map them with --column week=Datum --column units=Absatz, or" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "way"),
+    [
+        (
+            ["Lineitem quantity", "Order date"],
+            "--column week='Order date' --column units='Lineitem quantity'",
+        ),
+        (["Qty", "Quantity", "Day"], "--column week=Day --column units=NAME_IN_THE_FILE"),
+    ],
+)
+def test_a_column_is_proposed_if_it_alone_has_a_usual_name(columns, way):
+    with pytest.raises(SourceError) as caught:
+        renamed(columns, {})
+    assert way in str(caught.value)
+
+
+def test_an_empty_column_is_not_proposed(tmp_path):
+    (tmp_path / "a.csv").write_text("t_stamp,tagpath,intvalue,floatvalue\n1700000000,a,,1.5\n")
+    with pytest.raises(SourceError, match=r"tag=tagpath --column time=t_stamp --column value=floatvalue"):
+        rename(next(read(str(tmp_path / "a.csv"))), {}, ["tag", "time", "value"])
+
+
+def test_names_in_another_encoding_lead_to_the_option(tmp_path):
+    (tmp_path / "a.csv").write_text("Tydzień,Ilość\n2024-01-01,1\n", encoding="cp1250")
+    with pytest.raises(
+        SourceError, match="If names look wrong, name the encoding of the file with --encoding"
+    ):
+        rename(next(read(str(tmp_path / "a.csv"))), {"units": "Ilość"}, ["week", "units"])
 
 
 def test_a_missing_column_that_was_mapped_says_from_what():

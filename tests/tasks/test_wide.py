@@ -97,6 +97,25 @@ def test_weeks_without_a_year_are_refused(store, tmp_path):
         read(store, "history", source, SALES, wide=True)
 
 
+@pytest.mark.parametrize("header", ["2024M01,2024M02", "Jan 2024,Feb 2024", "Q1 2024,Q2 2024"])
+def test_a_column_per_month_is_refused(store, tmp_path, header):
+    source = wide(tmp_path, f"sku,store,{header}\nA,1,3,4\n", "wide.csv")
+    with pytest.raises(
+        SourceError, match=rf"columns {header.replace(',', ', ')}, ... are months or quarters"
+    ):
+        read(store, "history", source, SALES)
+
+
+def test_a_column_of_words_called_like_the_missing_device_is_no_sensor(store, tmp_path):
+    source = wide(
+        tmp_path, "time,asset name,t\n2026-03-02T08:00:00Z,a,1\n2026-03-02T08:01:00Z,a,2\n", "x.csv"
+    )
+    with pytest.raises(
+        SourceError, match=r"'asset name' may be it. Map it with --column device='asset name'"
+    ):
+        read(store, "readings", source, DEVICES, wide=True)
+
+
 def test_rows_of_several_devices_are_not_read_as_one(store, tmp_path):
     rows = [f"2024-01-01T00:{n:02}:00Z,p{d},{n},{d}" for n in range(9) for d in (1, 2)]
     source = wide(tmp_path, "\n".join(["time,pump,speed,pressure", *rows]), "a.csv")
