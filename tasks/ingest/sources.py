@@ -28,15 +28,15 @@ from tasks.storage.uris import encoded, is_remote, object_store
 
 _DATED = ("time", "week", "date")
 _CALLED = {
-    "sku": "item article product material artikel artikelnummer produkt upc ean plu 商品",
+    "sku": "item article product material artikel artikelnummer produkt upc ean plu 商品",  # codespell:ignore produkt
     "store": "shop outlet branch location site filiale magasin markt sklep tienda 店舗",
     "units": "qty quantity sold volume menge absatz stück quantité ilość cantidad 数量",
     "week": "date day datum woche semaine fecha tydzień 週",
     "time": "timestamp ts date datetime zeit zeitstempel created when t_stamp",
     "device": "deviceid device_id devicename asset machine equipment gateway thing host instance",
     "tag": "sensor metric measurement topic variable varname tagname tagpath point channel signal field __name__",
-    "value": "reading val varvalue floatvalue payload wert mesure",
-    "machine_id": "machine equipment asset unit maschine anlage device",
+    "value": "reading val varvalue floatvalue payload wert mesure",  # codespell:ignore mesure
+    "machine_id": "machine equipment asset unit maschine anlage device",  # codespell:ignore maschine
     "component": "part failuremode assembly bauteil komponente",
     "error": "alarm code fault event fehler",
 }
