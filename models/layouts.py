@@ -4,6 +4,7 @@
 shape into rows of the table. The user's `--column` takes precedence.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from models.times import days
 
 TIMES = ("timestamp", "time", "date")
 """Frequent names of the time column."""
+_EXTENSIONS = r"(?i)(\.[a-z]\w*)?(\.(gz|zst))?$"
+"""The extensions of a file, but not the rest of a name with points, such as St. Gallen.csv or pump 7.1.csv."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,10 @@ class SourceFile:
     @property
     def stem(self) -> str:
         """
-        >>> SourceFile("plant/pump 7.csv.gz", pl.LazyFrame()).stem
-        'pump 7'
+        >>> SourceFile("plant/pump 7.1.csv.gz", pl.LazyFrame()).stem
+        'pump 7.1'
         """
-        return self.name.rpartition("/")[2].partition(".")[0]
+        return re.sub(_EXTENSIONS, "", self.name.rpartition("/")[2])
 
     @property
     def folder(self) -> str | None:
@@ -75,9 +78,13 @@ class Layout:
     constants: Mapping[str, str] = field(default_factory=dict)
     arrange: Arrange | None = None
     names: Sequence[str] = ()
+    recognises: Callable[[Sequence[str]], bool] | None = None
+    """Whether a file with columns of these names fits; None: if it has `columns`."""
 
     def fits(self, columns: Sequence[str]) -> bool:
         """Whether a file with `columns` has all names of the layout, which are not only frequent ones such as time."""
+        if self.recognises:
+            return self.recognises(columns)
         names = self.mapping(columns)
         frequent = (*TIMES, "value", *names)
         return {*self.columns} - {*self.constants} <= {*names} and any(

@@ -32,12 +32,12 @@ _CALLED = {
     "store": "shop outlet branch location site filiale magasin markt sklep tienda 店舗",
     "units": "qty quantity sold volume menge absatz stück quantité ilość cantidad 数量",
     "week": "date day datum woche semaine fecha tydzień 週",
-    "time": "timestamp ts date datetime zeit zeitstempel created when t_stamp",
+    "time": "timestamp ts date datetime zeit zeitstempel created when t_stamp start begin beginn störungsbeginn",
     "device": "deviceid device_id devicename asset machine equipment gateway thing host instance",
     "tag": "sensor metric measurement topic variable varname tagname tagpath point channel signal field __name__",
     "value": "reading val varvalue floatvalue payload wert mesure",  # codespell:ignore mesure
-    "machine_id": "machine equipment asset unit maschine anlage device",  # codespell:ignore maschine
-    "component": "part failuremode assembly bauteil komponente",
+    "machine_id": "machine equipment asset unit maschine anlage device assetnum equnr",  # codespell:ignore maschine
+    "component": "part failuremode failurecode assembly bauteil komponente objektteil",
     "error": "alarm code fault event fehler",
 }
 """Words by which sources call a column; an error proposes it if one name contains one of them."""
@@ -46,8 +46,6 @@ _DATE_IN_NAME = (
     r"(?<!\d)(?:(?:19|20)\d\d[-_. ]?(?:W|KW)\d\d|(?:W|KW)[-_ ]?\d\d[-_. ](?:19|20)\d\d|"
     r"(?:19|20)\d\d([-_.]?)\d\d\1\d\d|\d\d([-_.])\d\d\2(?:19|20)\d\d)(?!\d)"
 )
-_EXTENSIONS = r"(?i)(\.[a-z]\w*)?(\.(gz|zst))?$"
-"""The extensions of a file, but not the rest of a name with points, such as St. Gallen.csv."""
 _LISTED = 60
 _FIRST = 20
 """The number of rows that show what a column holds."""
@@ -151,10 +149,9 @@ def _of_name(source: Source, part: str) -> str:
     >>> [_of_name(Source("in/St. Gallen_2024_W05.csv.gz", pl.LazyFrame()), part) for part in ("@file", "@date")]
     ['St. Gallen', '2024-W05']
     """
-    name = source.name.rpartition("/")[2]
-    date = re.search(_DATE_IN_NAME, name)
+    date = re.search(_DATE_IN_NAME, source.stem)
     if part == _FILE:
-        return re.sub(_EXTENSIONS, "", name.replace(date[0] if date else "", "")).strip(" ._-")
+        return source.stem.replace(date[0] if date else "", "").strip(" ._-")
     if date is None:
         raise SourceError(
             f"{source.name}: its name has no date. Expected one such as sales_2024-01-29.csv or sales_2024-W05.csv. Rename "

@@ -353,12 +353,37 @@ def test_readings_by_tag_may_be_in_a_file_per_tag(store, put):
     assert fleet(store, "telemetry", "oil", "vib") == [("1", "01", 7.0, 5.0)]
 
 
+@pytest.mark.parametrize("header", ["t,P-1.vib,P-1.temp,P-2.vib", "t,P 1 vib,P 1 temp,P 2 vib"])
+def test_a_column_per_machine_and_sensor_is_a_row_per_machine_and_time(store, put, header):
+    source = put("a.csv", f"{header}\n2024-01-01 00:00,1,2,3\n2024-01-01 01:00,4,5,6\n")
+    with pytest.raises(SourceError, match="Or read such files with --layout machine-tag"):
+        read(store, "telemetry", source, MACHINES, mapping={"time": "t"}, timezone="UTC")
+    read(store, "telemetry", source, MACHINES, mapping={"time": "t"}, timezone="UTC", layout="machine-tag")
+    rows = (
+        store.scan("machines/telemetry")
+        .select("machine_id", "vib", "temp")
+        .collect()
+        .sort("machine_id", "vib")
+    )
+    one = header[2:5]
+    other = one.replace("1", "2")
+    assert rows.rows() == [(one, 1, 2), (one, 4, 5), (other, 3, None), (other, 6, None)]
+
+
+def test_columns_that_are_not_all_named_after_a_machine_and_a_sensor_are_refused(store, put):
+    source = put("a.csv", "time,P1.vib,P2.vib,load\n2024-01-01 00:00,1,2,3\n")
+    with pytest.raises(
+        ContractError, match=r"not all columns are named .* Expected a column of times and others"
+    ):
+        read(store, "telemetry", source, MACHINES, timezone="UTC", layout="machine-tag")
+
+
 def test_a_file_may_be_named_after_its_machine(store, put):
-    for machine in ("P 7", "P 8"):
+    for machine in ("P 7.1", "P 7.2"):
         put(f"scada/{machine}.csv", "Timestamp,vib\n2024-01-01,5\n")
     source = str(Path(put("scada/P 9.csv", "Timestamp,vib\n2024-01-01,5\n")).parent)
     read(store, "telemetry", source, MACHINES, timezone="UTC", layout="file-per-machine")
-    assert fleet(store, "telemetry", "vib") == [(f"P {n}", "01", 5.0) for n in (7, 8, 9)]
+    assert fleet(store, "telemetry", "vib") == [(f"P {n}", "01", 5.0) for n in (7.1, 7.2, 9)]
 
 
 @pytest.mark.parametrize(("works", "fails"), [("0", "1"), ("0.0", "1.0"), ("False", "True"), ("off", "ON")])
