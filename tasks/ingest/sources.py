@@ -32,7 +32,7 @@ _CALLED = {
     "store": "shop outlet branch location site filiale magasin markt sklep tienda 店舗",
     "units": "qty quantity sold volume menge absatz stück quantité ilość cantidad 数量",
     "week": "date day datum woche semaine fecha tydzień 週",
-    "time": "timestamp ts date datetime zeit zeitstempel created when t_stamp start begin beginn störungsbeginn",
+    "time": "timestamp ts date datetime zeit zeitstempel created when t_stamp start begin störungsbeginn",
     "device": "deviceid device_id devicename asset machine equipment gateway thing host instance",
     "tag": "sensor metric measurement topic variable varname tagname tagpath point channel signal field __name__",
     "value": "reading val varvalue floatvalue payload wert mesure",  # codespell:ignore mesure
