@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from models.errors import ContractError
 
-_ISO_MOMENT = re.compile(r"(\dT\d\d:\d\d):\d\d(?:\.\d+)?\+00:00")
+_ISO_MOMENT = re.compile(r"(\d)[T ](\d\d:\d\d):\d\d(?:\.\d+)?\+00:00")
 
 
 def is_timezone(name: str) -> bool:
@@ -69,10 +69,10 @@ def time_text(when: date) -> str:
 def shortened(text: str) -> str:
     """`text` with the ISO moments in UTC that it contains as `time_text` writes them.
 
-    >>> shortened("up to 2026-03-03T04:30:00+00:00, 3 days")
-    'up to 2026-03-03T04:30Z, 3 days'
+    >>> shortened("from 2026-03-03T04:30:00+00:00 to 2026-03-04 00:00:00+00:00")
+    'from 2026-03-03T04:30Z to 2026-03-04T00:00Z'
     """
-    return _ISO_MOMENT.sub(r"\1Z", text)
+    return _ISO_MOMENT.sub(r"\1T\2Z", text)
 
 
 def in_words(duration: timedelta) -> str:
