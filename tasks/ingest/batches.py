@@ -10,7 +10,7 @@ import polars as pl
 from models.contracts import ROW
 from models.scenario import Scenario, Table
 from tasks.ingest import capture
-from tasks.ingest.decimals import units_in_names, units_of, with_points
+from tasks.ingest.decimals import units_in_names, units_of, with_names, with_points
 from tasks.ingest.groups import with_group_keys
 from tasks.ingest.layouts import laid_out, layout_of, of_messages
 from tasks.ingest.quarantine import held
@@ -105,7 +105,7 @@ def _of_files(
         if is_sql(source)
         else list(read(source, options.get("encoding")))
     )
-    plain = [with_mapped(one, given, table.required_columns) for one in plain]
+    plain = [with_mapped(with_names(one, table, given), given, table.required_columns) for one in plain]
     columns = {column for one in plain for column in one.columns}
     layout, order = layout_of(request.scenario, options.get("layout")), options.get("dates")
     files, mapping, notes = list[Source](), dict[str, str](), list[str]()

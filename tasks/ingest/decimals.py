@@ -124,6 +124,17 @@ def _numbers(source: Source, table: Table, mapping: Mapping[str, str]) -> tuple[
     return own, [c for c in texts if own.get(c) not in types or types[own[c]].dtype.is_numeric()]
 
 
+def with_names(source: Source, table: Table, mapping: Mapping[str, str]) -> Source:
+    """`source` with the table's columns of text as they were written: 5% and 1,5 may be names, and 5 another one."""
+    if source.notation is None:
+        return source
+    types = table.schema.columns()
+    names = {
+        old for c, old in _own(source, table, mapping).items() if c in types and types[c].dtype == pl.String
+    }
+    return replace(source, frame=source.notation.plain(names))
+
+
 def _own(source: Source, table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
     """The source column of each table column."""
     same = {column: column for column in source.columns if column in table.required_columns}

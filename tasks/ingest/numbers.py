@@ -1,6 +1,6 @@
 """Numbers as people write them, such as 1.234,5, 1'234.5 or 5-, with a currency or a percent sign, read as plain ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -46,6 +46,7 @@ class Notation:
     Columns in `either` have no decimals other than 1.234, which is 1234 if decimals have commas. `groups` have numbers
     that `grouped` reads; `unsure` have only numbers such as 1,234, and `coded` some such as +0100,1.
     With `has_points`, decimals have points unless the table shows otherwise, as in files that programs write.
+    `written` is the table as it was read.
     """
 
     names: tuple[str, ...]
@@ -59,6 +60,7 @@ class Notation:
     unsure: tuple[int, ...]
     coded: tuple[int, ...]
     has_points: bool
+    written: pl.LazyFrame
 
     def named(self, positions: Sequence[int]) -> frozenset[str]:
         """Names of the columns at these positions."""
@@ -85,21 +87,21 @@ class Notation:
     def units_by_name(self) -> dict[str, str]:
         return {self.names[i]: unit for i, unit in self.units.items()}
 
-    def plain(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        """`frame` without the signs, with decimal points instead of commas."""
-        names = frame.collect_schema().names()
+    def plain(self, kept: Collection[str] = ()) -> pl.LazyFrame:
+        """The table without the signs, with decimal points instead of commas; columns in `kept` stay as written."""
         signs = self.signs_by_name.items()
-        frame = frame.with_columns(without(sign, pl.col(name)) for name, sign in signs if name in names)
-        return frame.with_columns(pointed(name) for name in names if name in self.pointed)
+        frame = self.written.with_columns(without(sign, pl.col(c)) for c, sign in signs if c not in kept)
+        return frame.with_columns(pointed(c) for c in self.names if c in self.pointed and c not in kept)
 
 
 def notation_of(
-    columns: pl.DataFrame, names: Sequence[str], *, commas: bool = True, has_points: bool = False
+    written: pl.LazyFrame, columns: pl.DataFrame, *, commas: bool = True, has_points: bool = False
 ) -> Notation:
-    """The notation of the numbers in text columns with these names.
+    """The notation of the numbers in the table `written`, of whose text columns `columns` has some rows.
 
     With `commas`, commas are decimal; otherwise they may also separate thousands.
     """
+    names = tuple(columns.columns)
     signs, units = (_signs(columns, pattern) for pattern in (f"({_SIGN})", _UNIT))
     units = {i: unit for i, unit in units.items() if i not in signs}
     bare = without("%", pl.all())
@@ -121,7 +123,7 @@ def notation_of(
     unsure = {*where(texts, is_plain & is_grouped)} - {*sure}
     groups = {*sure} | with_signs & {*where(texts, is_plain)}
     order = tuple(sorted(groups)), tuple(sorted(unsure)), where(texts, _any(pl.all(), _CODED))
-    return Notation(tuple(names), percentages, signs, units, decimal, points, either, *order, has_points)
+    return Notation(names, percentages, signs, units, decimal, points, either, *order, has_points, written)
 
 
 def plain_numbers(
@@ -144,8 +146,8 @@ def plain_numbers(
         others = pl.any_horizontal(~pl.col(name).str.contains(kind) for name, kind in usual.items())
         later = texts.slice(LINES, _LATER_LINES).filter(others).head(LINES)
         first = pl.concat([first, later.collect(engine="streaming")])
-    notation = notation_of(first, names, commas=commas, has_points=has_points)
-    return notation.plain(frame), notation
+    notation = notation_of(frame, first, commas=commas, has_points=has_points)
+    return notation.plain(), notation
 
 
 def _is_words(text: pl.Expr) -> pl.Expr:

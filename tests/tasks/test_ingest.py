@@ -1281,3 +1281,12 @@ def test_of_days_with_several_sales_it_is_said_first_that_they_are_no_weeks(stor
     rows = [f"1,A,2024-01-{day},{units}" for day in (15, 16, 17) for units in (1, 2)]
     with pytest.raises(ContractError, match=r"(?s)different weekdays.*--daily monday"):
         read(store, "history", below_header(tmp_path, *rows), SALES)
+
+
+@pytest.mark.parametrize("skus", [("5%", "10%"), ("1,5", "2,5"), ("1 €", "2 €")])
+def test_names_that_could_be_numbers_stay_as_they_were_written(store, tmp_path, skus):
+    rows = [f"{sku};A;2024-01-01;1,5;2,99 €" for sku in skus]
+    (tmp_path / "sales.csv").write_text("\n".join(["Article;store;week;units;price", *rows]))
+    read(store, "history", str(tmp_path / "sales.csv"), SALES, mapping={"sku": "Article"})
+    stored = store.scan(HISTORY).select("sku", "units", "price").collect().rows()
+    assert sorted(stored) == [(sku, 1.5, 2.99) for sku in sorted(skus)]
