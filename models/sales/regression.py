@@ -9,7 +9,7 @@ import polars as pl
 
 from models.sales.categories import BETWEEN
 from models.sales.local_level import innovations
-from models.sales.panel import Panel, mean, ratio
+from models.sales.panel import Panel, mean, ratio, sum_of_weeks
 from models.sales.seasons import YEAR
 
 RIDGE_WEEKS = 10.0
@@ -163,7 +163,7 @@ def _trend_and_season(logs: Logs, series: np.ndarray) -> dict[str, np.ndarray]:
         betas.append(np.zeros((series.shape[1], len(logs.waves))))
         betas[-1][:, at] = np.take_along_axis(beta, likeliest[..., None], axis=0)[0]
     weights = np.exp((np.min(criteria, axis=0) - criteria) / 2)
-    coefficients = (np.array(betas) * (weights / weights.sum(axis=0))[..., None]).sum(axis=0)
+    coefficients = (np.array(betas) * (weights / sum_of_weeks(weights))[..., None]).sum(axis=0)
     return {name: coefficients[:, at] for at, name in enumerate(logs.waves)}
 
 
