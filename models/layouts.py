@@ -16,6 +16,9 @@ from models.times import days
 
 TIMES = ("timestamp", "time", "date")
 """Frequent names of the time column."""
+_SURE = ("/", "\\", "|", ":", ".")
+_SEPARATORS = (*_SURE, "_", " ", "-")
+"""Marks between the names of a thing and its sensor, the surest first; the others also occur within a name."""
 _EXTENSIONS = r"(?i)(\.[a-z]\w*)?(\.(gz|zst))?$"
 """The extensions of a file, but not the rest of a name with points, such as St. Gallen.csv or pump 7.1.csv."""
 
@@ -119,6 +122,38 @@ def time_and_others(file: SourceFile, request: LayoutRequest) -> tuple[str, list
     candidates = (request.mapping.get("time"), *TIMES)
     time = next((c for c in candidates if c in columns), columns[0])
     return time, [c for c in columns if c != time]
+
+
+def tags_of(columns: Sequence[str], separators: Sequence[str] = _SEPARATORS) -> dict[str, tuple[str, str]]:
+    """The thing and the sensor of each column, if all but the first are named after both, and several have a sensor.
+
+    >>> tags_of(["time", "P1.vib", "P2.vib"]), tags_of(["time", "motor.vib", "motor.temp"])
+    ({'P1.vib': ('P1', 'vib'), 'P2.vib': ('P2', 'vib')}, {})
+    """
+    for separator in separators:
+        parts = {name: name.rpartition(separator) for name in columns[1:]}
+        sensors = [sensor for thing, _, sensor in parts.values() if thing and sensor]
+        if len(sensors) == len(parts) > len({*sensors}):
+            return {name: (thing, sensor) for name, (thing, _, sensor) in parts.items()}
+    return {}
+
+
+def has_tags(columns: Sequence[str]) -> bool:
+    """Whether columns are surely named after a thing, such as P-101, and a sensor; zone 1 temp and zone 2 temp are not."""
+    things = [thing for thing, _ in tags_of(columns, _SURE).values()]
+    return bool(things) and all(re.search(r"\d", thing) for thing in things)
+
+
+def time_and_tags(file: SourceFile, request: LayoutRequest) -> tuple[str, dict[str, tuple[str, str]]]:
+    """The time column and the `tags_of` the others. Raises `ContractError` if there are none."""
+    time, others = time_and_others(file, request)
+    tags = tags_of([time, *others])
+    if not tags:
+        raise ContractError(
+            f"{file.name}: not all columns are named after a thing and its sensor. Found: {', '.join(file.columns)}. "
+            "Expected a column of times and others such as P1.vib and P2.vib."
+        )
+    return time, tags
 
 
 def day(column: str, order: DateOrder | None) -> pl.Expr:

@@ -7,7 +7,16 @@ import polars as pl
 
 from models.contracts import flags, without_unknown
 from models.errors import ContractError
-from models.layouts import TIMES, Layout, LayoutRequest, SourceFile, time_and_others, with_header
+from models.layouts import (
+    TIMES,
+    Layout,
+    LayoutRequest,
+    SourceFile,
+    has_tags,
+    time_and_others,
+    time_and_tags,
+    with_header,
+)
 
 _VALUES = ("value", "metric_value")
 _POINT = (*TIMES, *_VALUES)
@@ -56,6 +65,19 @@ def _components(files: Sequence[SourceFile], request: LayoutRequest) -> list[Sou
         tag = pl.format("{}{}", pl.lit("" if alone else f"{file.folder or file.stem}."), "tag")
         long = _long(file, time, sensors)
         result.append(SourceFile(file.name, long.with_columns(tag=tag, device=pl.lit(request.source))))
+    return result
+
+
+def _tags(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
+    """A column per device and sensor, named after both."""
+    result = []
+    for file in files:
+        time, tags = time_and_tags(file, request)
+        device, sensor = (
+            pl.col("tag").replace_strict({name: pair[at] for name, pair in tags.items()}) for at in (0, 1)
+        )
+        long = _long(file, time, [*tags]).with_columns(device.alias("device"), sensor.alias("tag"))
+        result.append(SourceFile(file.name, long))
     return result
 
 
@@ -253,6 +275,12 @@ LAYOUTS = {
         "the folder's name is the device, and tags are component.sensor",
         arrange=_components,
         names=(*TIMES, *_RANGE),
+    ),
+    "device-tag": Layout(
+        "A column per device and sensor, such as P-101.temperature: a time, and the readings of both",
+        arrange=_tags,
+        names=TIMES,
+        recognises=has_tags,
     ),
     "iot-hub": Layout(
         "Azure IoT Hub: routed messages in Avro or JSON lines; the hub names the device, and each number in a body "

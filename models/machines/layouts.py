@@ -9,7 +9,16 @@ import polars as pl
 
 from models.contracts import flags, is_unknown
 from models.errors import ContractError
-from models.layouts import TIMES, Layout, LayoutRequest, SourceFile, time_and_others, with_header
+from models.layouts import (
+    TIMES,
+    Layout,
+    LayoutRequest,
+    SourceFile,
+    has_tags,
+    time_and_others,
+    time_and_tags,
+    with_header,
+)
 
 TAGS = ("tag", "sensor", "variable", "parameter", "metric", "signal")
 VALUES = ("value", "reading", "measurement")
@@ -25,8 +34,6 @@ _NASA = ("unit", "cycle", *(f"setting{n}" for n in (1, 2, 3)), *(f"s{n}" for n i
 _MACHINE = "machine"
 """The component of failures without one."""
 _MACHINE_IDS = ("machine_id", "machineID")
-_SEPARATORS = ("/", "\\", "|", ":", ".", "_", " ", "-")
-"""Marks between the names of a machine and its sensor, the surest first."""
 _RANGE = ("start", "end")
 _FLAG = r"(?i)(is[ _-]?|has[ _-]?|machine[ _-]?|equipment[ _-]?)?(failures?|failed|fail|breakdown|broken|fault)([ _-]?flag)?"
 
@@ -90,26 +97,6 @@ def _by_file(files: Sequence[SourceFile], request: LayoutRequest) -> list[Source
     return [SourceFile(p.name, p.frame.with_columns(machine_id=pl.lit(p.stem))) for p in files]
 
 
-def machine_of_tags(columns: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """The machine and the sensor of each column, if all but the first are named after both, and several have a sensor.
-
-    >>> machine_of_tags(["time", "P1.vib", "P2.vib"]), machine_of_tags(["time", "motor.vib", "motor.temp"])
-    ({'P1.vib': ('P1', 'vib'), 'P2.vib': ('P2', 'vib')}, {})
-    """
-    for separator in _SEPARATORS:
-        parts = {name: name.rpartition(separator) for name in columns[1:]}
-        sensors = [sensor for machine, _, sensor in parts.values() if machine and sensor]
-        if len(sensors) == len(parts) > len({*sensors}):
-            return {name: (machine, sensor) for name, (machine, _, sensor) in parts.items()}
-    return {}
-
-
-def _has_machine_tags(columns: Sequence[str]) -> bool:
-    """Whether columns are named after a machine, such as P-101, and a sensor; mean_temp and mean_vib are not."""
-    machines = [machine for machine, _ in machine_of_tags(columns).values()]
-    return bool(machines) and all(re.search(r"\d", machine) for machine in machines)
-
-
 def _by_tag_of_machine(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """Telemetry with a column per machine and sensor, converted to a row per machine and time."""
     if request.table != "telemetry":
@@ -118,13 +105,7 @@ def _by_tag_of_machine(files: Sequence[SourceFile], request: LayoutRequest) -> l
 
 
 def _by_machine(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
-    time, others = time_and_others(file, request)
-    tags = machine_of_tags([time, *others])
-    if not tags:
-        raise ContractError(
-            f"{file.name}: not all columns are named after a machine and a sensor. Found: {', '.join(file.columns)}. "
-            "Expected a column of times and others such as P1.vib and P2.vib."
-        )
+    time, tags = time_and_tags(file, request)
     frames = []
     for machine in dict.fromkeys(machine for machine, _ in tags.values()):
         sensors = [pl.col(name).alias(sensor) for name, (of, sensor) in tags.items() if of == machine]
@@ -292,7 +273,7 @@ LAYOUTS = {
         "Telemetry with a column per machine and sensor, such as P-101.vibration: a time, and the readings of both",
         arrange=_by_tag_of_machine,
         names=TIMES,
-        recognises=_has_machine_tags,
+        recognises=has_tags,
     ),
     "file-per-machine": Layout(
         "Telemetry with a file per machine and a column per sensor; the file's name is the machine",

@@ -132,7 +132,8 @@ def with_names(source: Source, table: Table, mapping: Mapping[str, str]) -> Sour
     names = {
         old for c, old in _own(source, table, mapping).items() if c in types and types[c].dtype == pl.String
     }
-    return replace(source, frame=source.notation.plain(names))
+    notation = source.notation.of_others(names)
+    return replace(source, frame=notation.plain(), notation=notation)
 
 
 def _own(source: Source, table: Table, mapping: Mapping[str, str]) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Numbers as people write them, such as 1.234,5, 1'234.5 or 5-, with a currency or a percent sign, read as plain ones."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import polars as pl
 
@@ -87,11 +88,20 @@ class Notation:
     def units_by_name(self) -> dict[str, str]:
         return {self.names[i]: unit for i, unit in self.units.items()}
 
-    def plain(self, kept: Collection[str] = ()) -> pl.LazyFrame:
-        """The table without the signs, with decimal points instead of commas; columns in `kept` stay as written."""
+    def of_others(self, names: Collection[str]) -> "Notation":
+        """The notation of the columns that are not among `names`, which hold no numbers: it says nothing about these."""
+        others = {i for i, name in enumerate(self.names) if name not in names}
+        kinds = ("percentages", "commas", "points", "either", "groups", "unsure", "coded")
+        positions = {kind: tuple(i for i in getattr(self, kind) if i in others) for kind in kinds}
+        signs, units = ({i: one[i] for i in one if i in others} for one in (self.signs, self.units))
+        fields: dict[str, Any] = {**positions, "signs": signs, "units": units}
+        return replace(self, **fields)
+
+    def plain(self) -> pl.LazyFrame:
+        """The table without the signs, with decimal points instead of commas."""
         signs = self.signs_by_name.items()
-        frame = self.written.with_columns(without(sign, pl.col(c)) for c, sign in signs if c not in kept)
-        return frame.with_columns(pointed(c) for c in self.names if c in self.pointed and c not in kept)
+        frame = self.written.with_columns(without(sign, pl.col(name)) for name, sign in signs)
+        return frame.with_columns(pointed(name) for name in self.names if name in self.pointed)
 
 
 def notation_of(

@@ -29,7 +29,7 @@ from tasks.storage.uris import encoded, is_remote, object_store
 _DATED = ("time", "week", "date")
 _CALLED = {
     "sku": "item article product material artikel artikelnummer produkt upc ean plu 商品",  # codespell:ignore produkt
-    "store": "shop outlet branch location site filiale magasin markt sklep tienda 店舗",
+    "store": "shop outlet branch location site filiale magasin markt sklep tienda werk 店舗",
     "units": "qty quantity sold volume menge absatz stück quantité ilość cantidad 数量",
     "week": "date day datum woche semaine fecha tydzień 週",
     "time": "timestamp ts date datetime zeit zeitstempel created when t_stamp start begin störungsbeginn",

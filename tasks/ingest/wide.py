@@ -10,6 +10,7 @@ import polars as pl
 from models.contracts import ROW, is_row_number, without_unknown
 from models.date_order import DateOrder
 from models.errors import ContractError
+from models.layouts import has_tags
 from models.scenario import Table
 from models.time_notations import LONG_PERIOD
 from models.times import days
@@ -70,7 +71,7 @@ def as_long(
         return source
     _refuse_unclear(source, table, shape, wide=wide)
     for column in shape.of_file:
-        _refuse_unnamed(source.name, column, shape.first)
+        _refuse_unnamed(source.name, column, shape)
     if shape.of_file:
         _refuse_repeats(source.name, shape.first, renames.get("time", "time"))
     keys = [renames.get(c, c) for c in table.required_columns if c not in (shape.names, shape.values)]
@@ -191,9 +192,17 @@ def _refuse_unclear(source: Source, table: Table, shape: _Shape, *, wide: bool) 
         )
 
 
-def _refuse_unnamed(name: str, column: str, rows: pl.DataFrame) -> None:
-    """Raise `SourceError` if a column of words is called like `column`, which `rows` lack."""
-    words = [one.name for one in rows if one.dtype == pl.String and not _is_of_numbers(one)]
+def _refuse_unnamed(name: str, column: str, shape: _Shape) -> None:
+    """Raise `SourceError` if columns are named after several things, or one of words is called like `column`.
+
+    `column` is the one that the file lacks, such as device.
+    """
+    if has_tags(["time", *shape.columns]):
+        raise SourceError(
+            f"{name}: columns such as {shape.columns[0]} and {shape.columns[-1]} are named after a {column} each. Read them "
+            f"with --layout {column}-tag, or as one {column} with --column {column}=@file."
+        )
+    words = [one.name for one in shape.first if one.dtype == pl.String and not _is_of_numbers(one)]
     if similar := called(column, words):
         raise SourceError(
             f"{name}: column '{column}' is missing, and '{similar}' may be it. Map it with --column {column}="

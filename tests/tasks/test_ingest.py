@@ -1290,3 +1290,11 @@ def test_names_that_could_be_numbers_stay_as_they_were_written(store, tmp_path, 
     read(store, "history", str(tmp_path / "sales.csv"), SALES, mapping={"sku": "Article"})
     stored = store.scan(HISTORY).select("sku", "units", "price").collect().rows()
     assert sorted(stored) == [(sku, 1.5, 2.99) for sku in sorted(skus)]
+
+
+def test_commas_in_names_say_nothing_about_decimals(store, tmp_path):
+    (tmp_path / "sales.csv").write_text(
+        "sku;store;week;units\n1,5;A;2024-01-01;1.234\n2,5;A;2024-01-01;2.345\n"
+    )
+    with pytest.raises(SourceError, match=r"units has only numbers such as 1\.234"):
+        read(store, "history", str(tmp_path / "sales.csv"), SALES)

@@ -353,21 +353,41 @@ def test_readings_by_tag_may_be_in_a_file_per_tag(store, put):
     assert fleet(store, "telemetry", "oil", "vib") == [("1", "01", 7.0, 5.0)]
 
 
-@pytest.mark.parametrize("header", ["t,P-1.vib,P-1.temp,P-2.vib", "t,P 1 vib,P 1 temp,P 2 vib"])
+@pytest.mark.parametrize("header", ["time,P-1.vib,P-1.temp,P-2.vib", "time,P 1 vib,P 1 temp,P 2 vib"])
 def test_a_column_per_machine_and_sensor_is_a_row_per_machine_and_time(store, put, header):
     source = put("a.csv", f"{header}\n2024-01-01 00:00,1,2,3\n2024-01-01 01:00,4,5,6\n")
-    with pytest.raises(SourceError, match="Or read such files with --layout machine-tag"):
-        read(store, "telemetry", source, MACHINES, mapping={"time": "t"}, timezone="UTC")
-    read(store, "telemetry", source, MACHINES, mapping={"time": "t"}, timezone="UTC", layout="machine-tag")
+    read(store, "telemetry", source, MACHINES, timezone="UTC", layout="machine-tag")
     rows = (
         store.scan("machines/telemetry")
         .select("machine_id", "vib", "temp")
         .collect()
         .sort("machine_id", "vib")
     )
-    one = header[2:5]
+    one = header[5:8]
     other = one.replace("1", "2")
     assert rows.rows() == [(one, 1, 2), (one, 4, 5), (other, 3, None), (other, 6, None)]
+
+
+def test_a_column_per_device_and_sensor_leads_to_the_layout_and_is_a_row_per_reading(store, put):
+    source = put("a.csv", "time,P1.vib,P1.temp,P2.vib\n2024-01-01 00:00,1,2,3\n")
+    with pytest.raises(SourceError, match="Or read such files with --layout machine-tag"):
+        read(store, "telemetry", source, MACHINES, timezone="UTC")
+    with pytest.raises(
+        SourceError, match=r"named after a device each. Read them with --layout device-tag, or as one"
+    ):
+        read(store, "readings", source, DEVICES, timezone="UTC", wide=True)
+    read(store, "readings", source, DEVICES, timezone="UTC", layout="device-tag")
+    assert readings(store) == [
+        ("P1", "temp", "00:00", 2),
+        ("P1", "vib", "00:00", 1),
+        ("P2", "vib", "00:00", 3),
+    ]
+
+
+def test_zones_of_one_device_are_its_sensors(store, put):
+    source = put("a.csv", "time,zone 1 temp,zone 2 temp\n2024-01-01 00:00,1,2\n")
+    read(store, "readings", source, DEVICES, timezone="UTC", wide=True)
+    assert {*store.scan("devices/readings").collect()["device"]} == {"a"}
 
 
 def test_columns_that_are_not_all_named_after_a_machine_and_a_sensor_are_refused(store, put):
