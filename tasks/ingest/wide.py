@@ -193,7 +193,7 @@ def _refuse_unclear(source: Source, table: Table, shape: _Shape, *, wide: bool) 
 
 
 def _refuse_unnamed(name: str, column: str, shape: _Shape) -> None:
-    """Raise `SourceError` if columns are named after several things, or one of words is called like `column`.
+    """Raise `SourceError` if columns are named after several things, or one with a word in each row is called like `column`.
 
     `column` is the one that the file lacks, such as device.
     """
@@ -202,7 +202,8 @@ def _refuse_unnamed(name: str, column: str, shape: _Shape) -> None:
             f"{name}: columns such as {shape.columns[0]} and {shape.columns[-1]} are named after a {column} each. Read them "
             f"with --layout {column}-tag, or as one {column} with --column {column}=@file."
         )
-    words = [one.name for one in shape.first if one.dtype == pl.String and not _is_of_numbers(one)]
+    full = [one for one in shape.first if one.dtype == pl.String and not one.null_count()]
+    words = [one.name for one in full if not _is_of_numbers(one)]
     if similar := called(column, words):
         raise SourceError(
             f"{name}: column '{column}' is missing, and '{similar}' may be it. Map it with --column {column}="

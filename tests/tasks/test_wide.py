@@ -116,6 +116,12 @@ def test_a_column_of_words_called_like_the_missing_device_is_no_sensor(store, tm
         read(store, "readings", source, DEVICES, wide=True)
 
 
+def test_an_empty_column_is_not_the_missing_device(store, tmp_path):
+    text = "time,t,Host Connected\n2026-03-02T08:00:00Z,1,\n2026-03-02T08:01:00Z,2,Logged\n"
+    read(store, "readings", wide(tmp_path, text, "x.csv"), DEVICES, wide=True)
+    assert {*store.scan("devices/readings").collect()["device"]} == {"x"}
+
+
 def test_rows_of_several_devices_are_not_read_as_one(store, tmp_path):
     rows = [f"2024-01-01T00:{n:02}:00Z,p{d},{n},{d}" for n in range(9) for d in (1, 2)]
     source = wide(tmp_path, "\n".join(["time,pump,speed,pressure", *rows]), "a.csv")
