@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,13 +28,25 @@ def access(local: Any) -> dict[str, str]:
     return {"PREFECT_API_URL": local.url, "PREFECT_API_AUTH_STRING": local.password()}
 
 
+def two_ports() -> int:
+    """The first of two free ports in a row: that of a local server, and that of its pages."""
+    from flows.server import free_port
+
+    while True:
+        port = free_port()
+        try:
+            socket.create_server(("127.0.0.1", port + 1)).close()
+        except OSError:
+            continue
+        return port
+
+
 @pytest.fixture(scope="module")
 def local(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The server, as `make deploy` starts it; `stop` ends everything that a test has started with it."""
     from deployments.local import Local
-    from flows.server import free_port
 
-    local_server = Local(free_port(), tmp_path_factory.mktemp("deploy"))
+    local_server = Local(two_ports(), tmp_path_factory.mktemp("deploy"))
     shutil.copytree(prefect_database, local_server.folder / "prefect")
     try:
         with pytest.MonkeyPatch.context() as patch:

@@ -8,10 +8,10 @@ import pytest
 
 from deployments.local import PAGES, Local, LocalError
 from deployments.pages import application
-from flows.server import free_port
 from tasks.storage.store import Store
 from tasks.storage.uris import link_of
 from tests.conftest import wait_until
+from tests.deployments.conftest import two_ports
 
 URL = "https://pages.example/AeBai5phoh9yae7ohK"
 PAGE = "sales/pages/2024-01-07 first.html"
@@ -82,7 +82,7 @@ def test_pages_are_only_read(local_store):
 def test_deployed_on_this_machine_the_pages_are_served_at_an_address_that_only_the_owner_knows(
     local_store, tmp_path
 ):
-    local = Local(free_port(), tmp_path / "deploy")
+    local = Local(two_ports(), tmp_path / "deploy")
     values = {
         "PREFECT_API_URL": local.url,
         "ALMANAC_STORE": local_store.uri,
