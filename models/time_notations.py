@@ -1,8 +1,12 @@
 """How people and programs write dates and times, and the same in ISO 8601."""
 
+import re
+
 import polars as pl
 
 OFFSET = r"(?:[T ]\d{2,6}|:\d\d)(?:[.,]\d+)?(?:\s*[AaPp]M)?\s*(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)$"
+_ZONE_IN_NAME = r"(?i)[\s,_(\[-]+(?:utc|gmt)(?:\s?([+-])(\d{1,2})(?::?(\d\d))?)?[)\]]?$"
+"""The zone in the name of a column, such as `Date Time, GMT+01:00` or `timestamp [UTC]`."""
 _ZONES = {
     "CET": "+01:00", "MEZ": "+01:00", "CEST": "+02:00", "MESZ": "+02:00",
     "EST": "-05:00", "EDT": "-04:00", "CST": "-06:00", "CDT": "-05:00",
@@ -109,6 +113,37 @@ def tidied(text: pl.Series) -> pl.Series:
     ['29 Jan 2024 10:30 +01:00', '29.01.2024 10:30:00', '29.01.2024 10:30']
     """
     return _rewritten(_first_days(text), _TIDY)
+
+
+def offset_in_name(name: str) -> tuple[str, str]:
+    """The name of a column without the zone that it gives its times, and the offset of that zone, "" if there is none.
+
+    >>> offset_in_name("Date Time, GMT-5"), offset_in_name("time_utc"), offset_in_name("utc")
+    (('Date Time', '-05:00'), ('time', '+00:00'), ('utc', ''))
+    """
+    match = re.search(_ZONE_IN_NAME, name)
+    if match is None:
+        return name, ""
+    return name[: match.start()], f"{match[1] or '+'}{int(match[2] or 0):02}:{match[3] or '00'}"
+
+
+def at_offset(times: pl.Expr, dtype: pl.DataType, offset: str) -> pl.Expr:
+    """Text and local times with `offset`, unless they have one of their own; others unchanged.
+
+    >>> times = pl.Series("t", ["2024-01-29 10:30", "29/01/2024 10:30 PM", "2024-01-29T10:30Z", "2024-01-29", "1707091200"])
+    >>> pl.select(at_offset(pl.lit(times), times.dtype, "+05:30"))["t"].to_list()[:2]
+    ['2024-01-29 10:30 +05:30', '29/01/2024 10:30 PM +05:30']
+    >>> pl.select(at_offset(pl.lit(times), times.dtype, "+05:30"))["t"].to_list()[2:]
+    ['2024-01-29T10:30Z', '2024-01-29', '1707091200']
+    """
+    if isinstance(dtype, pl.Datetime) and dtype.time_zone is None:
+        return at_offset(times.dt.to_string("%Y-%m-%d %H:%M:%S%.6f"), pl.String(), offset)
+    if dtype != pl.String:
+        return times
+    is_local = times.str.contains(r"(?i):\d\d(?:[.,]\d+)?(?:\s*[ap]\.?m\.?)?\s*$") & ~times.str.contains(
+        OFFSET
+    )
+    return pl.when(is_local).then(times + f" {offset}").otherwise(times)
 
 
 def is_range(text: pl.Series) -> pl.Series:

@@ -14,7 +14,16 @@ from tasks.ingest.decimals import units_in_names, units_of, with_names, with_poi
 from tasks.ingest.groups import with_group_keys
 from tasks.ingest.layouts import laid_out, layout_of, of_messages
 from tasks.ingest.quarantine import held
-from tasks.ingest.sources import Source, SourceError, of_table, read, rename, renaming, with_mapped
+from tasks.ingest.sources import (
+    Source,
+    SourceError,
+    of_table,
+    read,
+    rename,
+    renaming,
+    with_mapped,
+    with_offset_of_name,
+)
 from tasks.ingest.sql import is_sql, read_sql
 from tasks.ingest.wide import EACH, as_long
 from tasks.storage.store import Store
@@ -120,7 +129,8 @@ def _of_files(
         mapping |= renaming(long.columns, names, table.required_columns, table.aliases, further)
         table.check_names(mapping, options)
         advice = "" if layout else _advice(request.scenario, table, one.columns)
-        files.append(rename(long, names, table.required_columns, table.aliases, further, advice))
+        renamed = rename(long, names, table.required_columns, table.aliases, further, advice)
+        files.append(with_offset_of_name(renamed, mapping))
         of_source = {old: new for new, old in mapping.items()}
         for column, unit in units_of(one, table, names).items():
             all_units.setdefault(of_source.get(column, column), {})[unit.strip()] = one.name

@@ -18,6 +18,7 @@ from models.contracts import ROW
 from models.date_order import DateOrder
 from models.errors import AlmanacError
 from models.layouts import SourceFile
+from models.time_notations import at_offset, offset_in_name
 from models.times import days
 from tasks.ingest.contents import DialectError
 from tasks.ingest.dialect import SUFFIXES, dialect_in_words, is_table, longest_line, scan
@@ -243,6 +244,15 @@ def rename(
     return Source(source.name, source.frame.select(columns))
 
 
+def with_offset_of_name(source: Source, mapping: Mapping[str, str]) -> Source:
+    """`source` with the offset of its times that the name of their column gives, such as `Date Time, GMT+01:00`."""
+    _, offset = offset_in_name(mapping.get("time", ""))
+    if not offset:
+        return source
+    times = at_offset(pl.col("time"), source.frame.collect_schema()["time"], offset)
+    return replace(source, frame=source.frame.with_columns(times))
+
+
 def _missing(source: Source, gaps: Sequence[str], mapping: Mapping[str, str], targets: Sequence[str]) -> str:
     texts = [f"'{c}'" + (f" (mapped from '{mapping[c]}')" if c in mapping else "") for c in gaps]
     are = (
@@ -340,8 +350,8 @@ def renaming(
 
 
 def spellings(columns: Sequence[str], gaps: Sequence[str], in_use: Collection[str]) -> dict[str, str]:
-    """The source column of each missing column whose name differs from it only in spelling."""
-    plain = {name: re.sub(r"[\s_#-]", "", name).casefold() for name in (*columns, *gaps)}
+    """The source column of each missing column whose name differs from it only in spelling, or by its time zone."""
+    plain = {name: re.sub(r"[\s_#-]", "", offset_in_name(name)[0]).casefold() for name in (*columns, *gaps)}
     alike = {c: [n for n in columns if n not in in_use and plain[n] == plain[c]] for c in gaps}
     return {column: names[0] for column, names in alike.items() if len(names) == 1}
 

@@ -43,9 +43,9 @@ class Due:
     def _again(self) -> list[str]:
         if not self.again:
             return []
-        count = f"{len(self.again):,} of them" if len(self.again) > 1 else "1 of them"
         return [
-            f"{count} had been scored before, from {self.again[0]} to {self.again[-1]}: some of their rows arrived later."
+            f"{len(self.again):,} of the periods had been scored before, {_range(self.again)}: some of their rows arrived "
+            "later."
         ]
 
     def _rest(self) -> list[str]:
@@ -53,9 +53,13 @@ class Due:
             return []
         count = f"{len(self.rest):,} complete periods are" if len(self.rest) > 1 else "1 complete period is"
         return [
-            f"{count} not scored yet, from {self.rest[0]} to {self.rest[-1]}: the next runs score them, newest first, "
-            f"or this one with --catch-up {len(self.rest) + len(self.as_ofs)}."
+            f"{count} not scored yet, {_range(self.rest)}: the next runs score them, newest first, or this one "
+            f" with --catch-up {len(self.rest) + len(self.as_ofs)}."
         ]
+
+
+def _range(as_ofs: Sequence[AsOf]) -> str:
+    return f"from {time_text(as_ofs[0])} to {time_text(as_ofs[-1])}"
 
 
 @task(name="due")

@@ -208,7 +208,7 @@ def test_an_hour_that_got_readings_after_it_was_scored_is_scored_again_and_tells
     with emitted() as events:
         summary = devices("score", "--store", own.uri)
     assert [line["hour"] for line in summary["hours"]] == [hour(7), hour(8)]
-    assert any("2 of them had been scored before" in note for note in summary["notes"])
+    assert any("2 of the periods had been scored before" in note for note in summary["notes"])
     of_late = scores(own).filter(pl.col("device") == "d00003", pl.col("value").is_not_null())
     of_late = of_late.filter(pl.col("tag") != "*", pl.col("time") >= START + 6 * HOUR)
     assert of_late.height == rows.filter(pl.col("device") == "d00003").height

@@ -206,6 +206,21 @@ def test_every_way_to_write_an_offset_is_the_same_time(store, tmp_path):
     assert table(store)["time"].unique().to_list() == [START]
 
 
+@pytest.mark.parametrize(
+    ("name", "time"),
+    [
+        ("Time, GMT+01:00", "2 Mar 2026 11:00:00 AM"),
+        ("time [UTC]", "2026-03-02T10:00:00.000"),
+        ("Time (UTC+5:30)", "02.03.2026 15:30"),
+        ("time_gmt-3", "2026-03-02T12:00:00+02:00"),
+    ],
+)
+def test_the_name_of_a_column_gives_the_offset_of_times_that_have_none(store, tmp_path, name, time):
+    (tmp_path / "a.csv").write_text(f'device,tag,"{name}",value\nd,t,{time},1\n')
+    bring(store, tmp_path / "a.csv", timezone="America/Lima", now=datetime(2027, 1, 1, tzinfo=UTC))
+    assert table(store)["time"].to_list() == [START]
+
+
 def test_parquet_times_with_a_zone_need_no_more_and_those_without_do(store, tmp_path):
     times = pl.Series("time", [START], dtype=pl.Datetime("ns", "UTC"))
     frame = pl.DataFrame(
