@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any
 
 import psutil
@@ -38,18 +39,23 @@ class Measured:
     cpu: float
 
 
-def run(*arguments: str) -> Measured:
-    """Run `python -m flows ... --json`; raises `RuntimeError` with its messages if it fails."""
+def run(*arguments: str, cluster: int = 0) -> Measured:
+    """Run `python -m flows ... --json`; raises `RuntimeError` with its messages if it fails.
+
+    With `cluster`, the command uses a Dask scheduler outside it, with that number of workers, which count as its own.
+    """
     command = [sys.executable, "-m", "flows", *arguments, "--json"]
-    start = time.perf_counter()
-    with counted() as usage:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with counted() as usage, _scheduler(cluster) as options:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         watcher = _Watcher(process.pid)
         watcher.start()
         out, err = process.communicate()
-    seconds = time.perf_counter() - start
-    watcher.stopped.set()
-    watcher.join()
+        seconds = time.perf_counter() - start
+        watcher.stopped.set()
+        watcher.join()
     if process.returncode:
         raise RuntimeError(f"{' '.join(arguments)} ended with status {process.returncode}:\n{err[-4000:]}")
     return Measured(json.loads(out), seconds, watcher.peak, watcher.peak_worker, usage.seconds)
@@ -69,6 +75,7 @@ def counted() -> Iterator[Used]:
     Processes that outlive the command, such as the one that workers are forked from, are adopted (Linux, `prctl(2)`)
     and waited for: the system reports processor seconds only of processes that have been waited for.
     """
+    resource_tracker.ensure_running()  # it lasts as long as this process, and is not waited for
     set_child_subreaper = 36
     ctypes.CDLL(None).prctl(set_child_subreaper, 1)
     before = {process.pid for process in psutil.Process().children()}
@@ -86,10 +93,26 @@ def _cpu_of_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+@contextmanager
+def _scheduler(workers: int) -> Iterator[list[str]]:
+    """The options for a Dask scheduler with that number of workers; none for 0."""
+    if not workers:
+        yield []
+        return
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None
+    ) as dask:
+        yield ["--scheduler", dask.scheduler_address]
+
+
 class _Watcher(threading.Thread):
+    """Measures the memory of a command and of all other processes that this one has started."""
+
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
-        self.root, self.peak, self.peak_worker = psutil.Process(pid), 0, 0
+        self.command, self.peak, self.peak_worker = pid, 0, 0
         self.stopped = threading.Event()
 
     def run(self) -> None:
@@ -99,7 +122,7 @@ class _Watcher(threading.Thread):
                 try:
                     size = process.memory_full_info().pss
                     total += size
-                    if process.ppid() not in (self.root.pid, os.getpid()):
+                    if self.command not in (process.pid, process.ppid()):
                         self.peak_worker = max(self.peak_worker, size)
                 except psutil.Error:
                     continue
@@ -107,7 +130,7 @@ class _Watcher(threading.Thread):
 
     def _tree(self) -> list[psutil.Process]:
         try:
-            return [self.root, *self.root.children(recursive=True)]
+            return psutil.Process().children(recursive=True)
         except psutil.Error:
             return []
 

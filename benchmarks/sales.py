@@ -2,6 +2,7 @@
 
     python -m benchmarks.sales --skus 1000 --stores 83
     python -m benchmarks.sales --skus 1000 --stores 83 --shares 0.1 0.3 1.0
+    python -m benchmarks.sales --skus 3000 --stores 83 --cluster 2    # through a Dask scheduler with two workers
 
 Each share of the SKUs is simulated, ingested, trained on and forecast in a separate store, on the
 command line, as a user would; each row of the table is one share. Timings vary between machines: compare the rows
@@ -26,6 +27,7 @@ def main(
     seed: int = 7,
     quantiles: int = 5,
     shares: tuple[float, ...] = (1.0,),
+    cluster: int = 0,
     folder: Path | None = None,
 ) -> None:
     """Print a line for each share.
@@ -33,18 +35,19 @@ def main(
     Args:
         quantiles: Quantiles per row, as trained.
         shares: Shares of the SKUs to run.
+        cluster: Workers of a Dask scheduler outside the commands, to train and forecast with; 0: their own.
         folder: Keep the data and the stores here, and reuse existing ones.
     """
     rows = []
     with folder_or_temporary(folder) as root:
         for count in (max(1, round(skus * share)) for share in shares):
-            line = _one(root / f"{count}x{stores}", count, stores, weeks, seed)
+            line = _one(root / f"{count}x{stores}", count, stores, weeks, seed, cluster)
             rows.append({"skus": count, "quantiles": line["rows"] * quantiles, **line})
             print(table(rows[-1:]), flush=True)
     print(f"\nThe whole run, after training\n\n{table(rows)}")
 
 
-def _one(folder: Path, skus: int, stores: int, weeks: int, seed: int) -> dict[str, Any]:
+def _one(folder: Path, skus: int, stores: int, weeks: int, seed: int, cluster: int) -> dict[str, Any]:
     source, plan = folder / "source", folder / "plan"
     store = ["--store", str(folder / "store")]
     ingest: Measured | None = None
@@ -52,8 +55,8 @@ def _one(folder: Path, skus: int, stores: int, weeks: int, seed: int) -> dict[st
     if not source.exists():
         simulate_files(folder, skus, stores, weeks, seed)
         ingest = run("sales", "ingest", "--source", str(source), "--plan", str(plan), *store)
-        training = run("sales", "train", *store)
-    forecast = run("sales", "forecast", *store)
+        training = run("sales", "train", *store, cluster=cluster)
+    forecast = run("sales", "forecast", *store, cluster=cluster)
     return {
         "keys": forecast.result["requested"],
         "rows": forecast.result["rows"],
