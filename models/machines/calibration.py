@@ -4,7 +4,7 @@ A calibration is a plain dict, ready for JSON::
 
     {"kind": "identity"}
     {"kind": "platt", "slope": a, "intercept": b}      sigmoid(a * logit(p) + b)
-    {"kind": "isotonic", "from": [...], "to": [...]}   linear between the points, flat beyond
+    {"kind": "isotonic", "from": [...], "to": [...]}   linear between the points, flat beyond; of bundles of earlier versions
 """
 
 from collections.abc import Mapping
@@ -19,20 +19,7 @@ Calibration = Mapping[str, Any]
 
 IDENTITY: Calibration = {"kind": "identity"}
 EDGE = 1e-7
-_MANY_FAILURES = 1_000
 _PRIOR, _FEW_PRIOR = 5.0, 0.1
-
-
-def calibration(probability: Floats, is_failure: Flags) -> Calibration:
-    """The monotone calibration that fits held-out outcomes best.
-
-    Isotonic regression, which fits any shape but needs many rows, if at least 1,000 rows failed;
-    else Platt's sigmoid; identity if none or all failed.
-    """
-    positives = int(is_failure.sum())
-    if positives in (0, len(is_failure)):
-        return IDENTITY
-    return (isotonic if positives >= _MANY_FAILURES else platt)(probability, is_failure)
 
 
 def calibrations_of_few(
@@ -57,7 +44,7 @@ def calibrations_of_few(
 
 def towards(how: Calibration, probability: Floats, weight: Floats, base_rate: float) -> Calibration:
     """`how`, shifted so that the weighted mean is the base rate. Only the intercept changes, not the order of rows."""
-    if how["kind"] == "isotonic" or not 0 < base_rate < 1:
+    if not 0 < base_rate < 1:
         return how
     slope, intercept = how.get("slope", 1.0), how.get("intercept", 0.0)
     z = slope * _logit(probability) + intercept
@@ -76,10 +63,14 @@ def platt(
 
     Platt (1999), "Probabilistic outputs for support vector machines"; the targets keep the slope
     finite if the classes are separated. Slope and intercept have a prior with means 1 and 0 and
-    variance 1/`prior_weight`, which a handful of failures cannot overrule. A slope below 0 becomes 0.
+    variance 1/`prior_weight`, which a handful of failures cannot overrule. A slope below 0 becomes 0. Identity if
+    none or all failed. Curves with more parameters, such as isotonic regression, fit chance: many rows are followed by the
+    same failure, so that thousands of rows are a hundred failures.
     """
     z = _logit(probability)
     positives = float(is_failure.sum())
+    if positives in (0, len(is_failure)):
+        return IDENTITY
     target = np.where(is_failure, (positives + 1) / (positives + 2), 1 / (len(is_failure) - positives + 2))
     design = np.column_stack([z, np.ones_like(z)])
     prior = np.array([1.0, 0.0])
@@ -96,17 +87,6 @@ def platt(
     if weights[0] < 0:
         weights = np.array([0.0, float(_logit(np.array([target.mean()]))[0])])
     return {"kind": "platt", "slope": float(weights[0]), "intercept": float(weights[1])}
-
-
-def isotonic(probability: Floats, is_failure: Flags) -> Calibration:
-    """The least-squares fit to the outcomes by a function that never falls.
-
-    Zadrozny & Elkan (2002), "Transforming classifier scores into accurate multiclass probability estimates".
-    """
-    from sklearn.isotonic import IsotonicRegression
-
-    curve = IsotonicRegression(out_of_bounds="clip").fit(probability, is_failure)
-    return {"kind": "isotonic", "from": curve.X_thresholds_.tolist(), "to": curve.y_thresholds_.tolist()}
 
 
 def calibrated_probabilities(probability: Floats, how: Calibration) -> Floats:

@@ -18,8 +18,8 @@ from models.machines.calibration import (
     EDGE,
     IDENTITY,
     Calibration,
-    calibration,
     calibrations_of_few,
+    platt,
     towards,
 )
 from models.machines.estimators import Estimator, Flags, Floats, Learner, Matrix
@@ -401,7 +401,7 @@ def calibration_of(holdouts: Sequence[Holdout], component: str, hours: int, base
         return IDENTITY
     has = np.concatenate([h.has(component) for h in parts])
     probabilities = np.concatenate([h.probabilities[component] for h in parts])[has]
-    fit = calibration(probabilities, np.concatenate([h.failed(component, hours) for h in parts])[has])
+    fit = platt(probabilities, np.concatenate([h.failed(component, hours) for h in parts])[has])
     few = sum(h.failures(component, hours) for h in parts) < FEW_FAILURES and len(probabilities)
     return towards(fit, probabilities, np.ones(len(probabilities)), base_rate) if few else fit
 

@@ -8,7 +8,7 @@ import pytest
 
 from models.interchange import Port
 from models.machines import interchange as machines
-from models.machines.calibration import IDENTITY, isotonic, platt
+from models.machines.calibration import IDENTITY, platt
 from models.machines.estimators import Learner
 from models.machines.features import feature_list
 from models.machines.options import Options
@@ -172,11 +172,12 @@ def test_probabilities_of_the_graph_are_those_of_the_bundle(estimator):
     X, failed = problem(1500, 4, width)
     classifier = Learner(X, np.ones(len(X)), options).fit(failed, trees=30).estimator
     raw = classifier.predict(X)
+    steep = {"kind": "isotonic", "from": [0.05, 0.3, 0.301, 0.9], "to": [0.0, 0.1, 0.4, 0.9]}
     model = Risks(
         WORDS,
         options,
         (
-            Risk("pump", 24, MODEL, 0.1, None, classifier, isotonic(raw, failed)),
+            Risk("pump", 24, MODEL, 0.1, None, classifier, steep),
             Risk("pump", 168, MODEL, 0.1, None, classifier, platt(raw, ~failed)),
             Risk("belt", 24, MODEL, 0.1, None, classifier, IDENTITY),
             Risk("belt", 168, BASE_RATE, 0.2, "too few"),

@@ -16,7 +16,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from models.errors import ContractError
 from models.machines import costs, estimators, evaluation
-from models.machines.calibration import IDENTITY, calibrated_probabilities, calibration, isotonic, platt
+from models.machines.calibration import IDENTITY, calibrated_probabilities, platt
 from models.machines.estimators import Learner
 from models.machines.explanations import reasons
 from models.machines.features import feature_list
@@ -176,11 +176,10 @@ def test_calibration_never_falls_and_stays_between_0_and_1(seed, failures):
     failed = np.zeros(400, dtype=bool)
     failed[rng.choice(400, failures, replace=False)] = True
     grid = np.concatenate([[0.0], np.linspace(1e-9, 1, 500)])
-    for how in (platt(raw, failed), isotonic(raw, failed), calibration(raw, failed)):
-        out = calibrated_probabilities(grid, how)
-        assert (np.diff(out) >= -1e-12).all()
-        assert out.min() >= 0
-        assert out.max() <= 1
+    out = calibrated_probabilities(grid, platt(raw, failed))
+    assert (np.diff(out) >= -1e-12).all()
+    assert out.min() >= 0
+    assert out.max() <= 1
 
 
 def test_a_perfectly_separated_sample_gives_no_certainty_and_one_class_gives_no_calibration():
@@ -189,9 +188,7 @@ def test_a_perfectly_separated_sample_gives_no_certainty_and_one_class_gives_no_
     out = calibrated_probabilities(raw, platt(raw, failed))
     assert 0.9 < out[-1] < 1
     assert 0 < out[0] < 0.01
-    assert (
-        calibration(raw, np.zeros(506, dtype=bool)) == calibration(raw, np.ones(506, dtype=bool)) == IDENTITY
-    )
+    assert platt(raw, np.zeros(506, dtype=bool)) == platt(raw, np.ones(506, dtype=bool)) == IDENTITY
 
 
 def test_the_threshold_is_where_inspecting_begins_to_cost_less_than_waiting():
