@@ -45,6 +45,9 @@ AT_ONCE = 2
 _WORTH_IT = 0.02
 """Share by which additional features must lower the log loss."""
 
+_ENOUGH_FAILURES = 100
+"""From so many held-out failures on, they alone determine the calibration: their rate is known within a tenth."""
+
 _MANY_ROWS = 20_000
 _FOLDS = 5
 """Groups of machines for cross-validation: estimators predict a group that they have not seen."""
@@ -245,6 +248,8 @@ def hidden_features(work: Work, sample: Sample, hours: int) -> list[str]:
     longer = [f.name for f in work.features if f.kind == "sensor" and f.hours in usable.spread]
     if work.options.estimator != "lightgbm" or usable.spread == usable.hours or not longer:
         return []
+    if not sample.outcomes or len({*sample.machine}) == 1:
+        return []
     with_them, without = (
         _loss_of_other_half(sample, _without(sample.X, work.names, names), work.options)
         for names in ([], longer)
@@ -289,7 +294,7 @@ def _final(
     """The bundle's estimators, learnt from all rows whose horizon is over."""
     sample = _learn(work, pl.col(OBSERVED) >= hours, hours, components)
     sample = replace(sample, X=_without(sample.X, work.names, choice.hidden))
-    few = [c for c in sample.outcomes if sum(h.failures(c, hours) for h in holdouts) < FEW_FAILURES]
+    few = [c for c in sample.outcomes if sum(h.failures(c, hours) for h in holdouts) < _ENOUGH_FAILURES]
     how = _calibrations_by_others(sample, few, work.options, choice.trees) if few else {}
     learner = Learner(sample.X, sample.weight, work.options)
     return {

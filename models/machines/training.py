@@ -111,7 +111,8 @@ def _data_notes(vocabulary: Vocabulary, period: pl.DataFrame, options: Options) 
         notes.append(record_ends(until, last))
     if repeats:
         notes.append(
-            f"{repeats:,} records repeat a failure of the previous 24 hours that was not repaired yet: it counts once"
+            "records that repeat a failure of the previous 24 hours that was not repaired yet, so that it counts once: "
+            f"{repeats:,}"
         )
     if vocabulary.dated:
         notes.append(

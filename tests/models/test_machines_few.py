@@ -15,7 +15,7 @@ from models.machines.findings import findings
 from models.machines.leaks import without_leaks
 from models.machines.options import Options
 from models.machines.rates import without_model
-from models.machines.risks import BASE_RATE, Risk
+from models.machines.risks import BASE_RATE, MODEL, Risk
 from models.machines.scenario import MACHINES
 from models.machines.simulation import simulate
 from models.machines.training import missing_models
@@ -28,6 +28,7 @@ from models.machines.vocabulary import (
     kind_of_error,
     vocabulary,
 )
+from models.scenario import train
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 WHEN = pl.Datetime("us", "UTC")
@@ -194,6 +195,18 @@ def test_three_early_failures_in_all_give_probabilities_as_often_as_it_failed():
     for (component, hours), probabilities in model.predict(model.matrix(late)).items():
         base = next(r.base_rate for r in model.risks if (r.component, r.horizon_hours) == (component, hours))
         assert 0.6 < probabilities.mean() / base < 1.5
+
+
+@pytest.mark.parametrize(("machines", "failures"), [(4, 2), (1, 8)])
+def test_two_failures_in_all_and_a_single_machine_are_learnt_from(machines, failures):
+    tables = simulate(machines, days=200, seed=3, interval_hours=24, start=START, components=1)
+    names = tables["machines"]["machine_id"]
+    rows = [(names[i % machines], START + timedelta(days=20 * i + 9), "comp1") for i in range(failures)]
+    tables["failures"] = pl.DataFrame(rows, schema=["machine_id", "time", "component"], orient="row")
+    frames = {name: frame.lazy() for name, frame in tables.items()}
+    end, options = START + timedelta(days=200), {"threads": 1, "every_hours": 24}
+    rungs = {risk.rung for risk in MACHINES.load(train(MACHINES, frames, end, options).files).risks}
+    assert rungs == {MODEL if failures == 8 else BASE_RATE}
 
 
 def test_what_is_said_of_a_component_without_model_is_true_of_its_failures():
