@@ -1,6 +1,7 @@
 """Remaining useful life of held-out engines that are cut off at random.
 
     python -m benchmarks.remaining_life --data ../shared/data/cmapss
+    python -m benchmarks.remaining_life --data ../shared/data/cmapss --conditions 6
 
 Each file of the folder has machines run to failure: `unit`, `cycle`, and readings; a machine fails at its last cycle.
 A seed divides the machines into quarters, and each quarter in turn is held out: its machines are cut off at random
@@ -34,16 +35,17 @@ START = datetime(2020, 1, 1, tzinfo=UTC)
 OPTIONS: dict[str, Any] = {"every_hours": 24, "horizons_hours": [24 * HORIZON], "threads": 1}
 
 
-def main(*, data: Path, seeds: int = 1, cuts: int = 6) -> None:
+def main(*, data: Path, seeds: int = 1, cuts: int = 6, conditions: int = 1) -> None:
     """Print a table for each file.
 
     Args:
         data: Folder of Parquet files: unit, cycle, and readings.
         seeds: Number of ways to divide the machines.
         cuts: Cuts of each machine that is held out.
+        conditions: Number of simulated operating conditions; see `_in_conditions`.
     """
     for file in sorted(data.glob("*.parquet")):
-        engines = pl.read_parquet(file)
+        engines = _in_conditions(pl.read_parquet(file), conditions)
         print(f"\n{file.stem}: {engines['unit'].n_unique()} machines\n")
         rows, every = [], []
         for seed, quarter in product(range(seeds), range(QUARTERS)):
@@ -53,6 +55,25 @@ def main(*, data: Path, seeds: int = 1, cuts: int = 6) -> None:
         mean = float(np.mean([row["precision"] for row in rows]))
         rows.append({"held out": "all", **measures(pl.concat(every)), "precision": mean})
         print(table(rows))
+
+
+def _in_conditions(engines: pl.DataFrame, count: int) -> pl.DataFrame:
+    """`engines` with a random operating condition in each cycle, which moves and scales the readings of every sensor.
+
+    Conditions are tens of standard deviations apart, as in the other engines of the simulation (C-MAPSS FD002, FD004).
+    """
+    if count == 1:
+        return engines
+    rng = np.random.default_rng(0)
+    condition = rng.integers(0, count, engines.height)
+    sensors = [name for name in engines.columns if name not in ("unit", "cycle")]
+    columns = []
+    for name in sensors:
+        values = engines[name].to_numpy()
+        middle, spread = values.mean(), values.std() or 1.0
+        levels, scales = rng.normal(0, 40 * spread, count), rng.uniform(0.7, 1.1, count)
+        columns.append(pl.Series(name, middle + levels[condition] + scales[condition] * (values - middle)))
+    return engines.with_columns(columns)
 
 
 def measures(lives: pl.DataFrame) -> dict[str, float]:

@@ -15,7 +15,8 @@ calendar, so the same history an hour or a year later gives the same features.
 
 Per sensor and window: mean, standard deviation, minimum, maximum, slope per hour, and the distance of the
 mean from the machine's own normal, in standard deviations of its readings over `normal_days`
-that end `normal_gap_hours` before the row. Per error: the number in each window. Days since each component, and
+that end `normal_gap_hours` before the row. If there are several operating conditions, the same of readings compared
+within their condition, see `conditions`. Per error: the number in each window. Days since each component, and
 any, was last replaced, and since any failed, from the whole history; a failure counts as a replacement,
 recorded or not. Days until the next maintenance, if the machine is maintained regularly: the median of
 the last nine distances between its maintenances, of which there must be at least four, added to the last one. Age, and
@@ -31,6 +32,7 @@ import numpy as np
 import polars as pl
 
 from models.errors import ContractError
+from models.machines.conditions import IN_CONDITION
 from models.machines.contracts import tables_at
 from models.machines.moments import Floats, Moments, in_blocks, merge
 from models.machines.next_in_time import with_last
@@ -117,7 +119,7 @@ def feature_list(vocabulary: Vocabulary, options: Options) -> list[Feature]:
     """The features in the order of their columns."""
     usable = windows(vocabulary.interval_hours, options)
     features: list[Feature] = []
-    for sensor in vocabulary.sensors:
+    for sensor in vocabulary.signals:
         for hours in usable.hours:
             several = _SPREAD if hours in usable.spread else ()
             for statistic in ("mean", *several, "deviation"):
@@ -200,14 +202,11 @@ def _telemetry(
     usable = windows(vocabulary.interval_hours, options)
     block = gcd(options.every_hours, *options.windows_hours)
     grid = _Grid(len(ids), count, block, options)
-    present = [s for s in vocabulary.sensors if s in telemetry.collect_schema()]
-    readings = (
+    readings = _readings(
         telemetry.filter(
             pl.col("time") > last - timedelta(hours=grid.blocks * block), pl.col("machine_id").is_in(ids)
-        )
-        .select("machine_id", "time", *present)
-        .collect()
-        .sort("machine_id", "time")
+        ),
+        vocabulary,
     )
     machine = readings["machine_id"].cast(pl.Enum(ids)).to_physical().to_numpy().astype(np.int64)
     before = (pl.Series([last]).cast(pl.Datetime("us", "UTC")) - readings["time"]).dt.total_microseconds()
@@ -216,18 +215,37 @@ def _telemetry(
     hours = (back * (block * _HOUR) - before.to_numpy()) / _HOUR
     most = np.zeros((len(ids), count))
     columns = {}
-    for sensor in vocabulary.sensors:
-        column = readings[sensor] if sensor in present else pl.Series([None] * readings.height)
-        column = column.cast(pl.Float64)
-        if codes := vocabulary.codes_of(sensor):
-            column = column.set(column.is_in(codes), None)
-        values = column.fill_null(float("nan")).to_numpy()
+    for sensor in vocabulary.signals:
+        values = readings[sensor].to_numpy()
         moments = grid.shaped(in_blocks(cells, hours, values, len(ids) * grid.blocks))
         most = np.maximum(most, grid.window(moments, max(options.windows_hours)).count)
         for name, array in _of_sensor(grid, moments, usable, vocabulary.interval_hours).items():
             columns[f"{sensor}_{name}"] = _series(f"{sensor}_{name}", array)
     columns["readings"] = pl.Series("readings", most.ravel().astype(np.int32))
     return columns
+
+
+def _readings(telemetry: pl.LazyFrame, vocabulary: Vocabulary) -> pl.DataFrame:
+    """machine_id, time and the readings of each signal, NaN where there is none, sorted by machine and time."""
+    conditions = vocabulary.conditions
+    needed = {*vocabulary.sensors, *(conditions.sensors if conditions else ())}
+    schema = telemetry.collect_schema()
+    columns = []
+    for sensor in sorted(needed):
+        column = (pl.col(sensor) if sensor in schema else pl.lit(None)).cast(pl.Float64)
+        codes = vocabulary.codes_of(sensor)
+        known = pl.when(~column.is_in(codes)).then(column) if codes else column
+        columns.append(known.fill_null(float("nan")).alias(sensor))
+    readings = telemetry.select("machine_id", "time", *columns).collect().sort("machine_id", "time")
+    if conditions is None:
+        return readings
+    compared = conditions.compared(readings.select(conditions.sensors).to_numpy())
+    within = [
+        pl.Series(name + IN_CONDITION, compared[:, i])
+        for i, name in enumerate(conditions.sensors)
+        if name in vocabulary.sensors
+    ]
+    return readings.with_columns(within)
 
 
 def _of_sensor(grid: "_Grid", moments: Moments, usable: Windows, interval_hours: float) -> dict[str, Floats]:

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from models.machines.conditions import IN_CONDITION
 from models.machines.features import Feature
 
 STEPS = "steps_back"
@@ -83,15 +84,16 @@ def masked_copies(
     They are added to the training rows so that models learn about silent sensors; otherwise LightGBM would
     treat a missing value as 0.
     """
-    sensors = sorted({f.subject for f in features if f.kind == "sensor"})
+    sensor_of = [f.subject.removesuffix(IN_CONDITION) if f.kind == "sensor" else None for f in features]
+    sensors = sorted({name for name in sensor_of if name is not None})
     rows = np.flatnonzero(draws < _MASKED_SHARE)
     copies = X[rows].copy()
     which = np.minimum((draws[rows] / _MASKED_SHARE * (len(sensors) + 1)).astype(int), len(sensors))
     for i in range(len(sensors) + 1):
         columns = [
             j
-            for j, f in enumerate(features)
-            if f.kind == "sensor" and (i == len(sensors) or f.subject == sensors[i])
+            for j, name in enumerate(sensor_of)
+            if name is not None and (i == len(sensors) or name == sensors[i])
         ]
         copies[np.ix_(which == i, columns)] = np.nan
     return copies, rows

@@ -169,13 +169,17 @@ class Machines(
     def training_context(
         self, tables: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        """`equipment`: the components that no machine of a type has, see `equipment.missing_by_type`."""
+        """`equipment`: the components that no machine of a type has, see `equipment.missing_by_type`; `conditions`, see
+        `training_rows.conditions_before`.
+        """
         components = Vocabulary.of_frame(context["vocabulary"]).components
-        return {"equipment": missing_by_type(by_component(tables, components), moment(as_of))}
+        return {
+            "equipment": missing_by_type(by_component(tables, components), moment(as_of)),
+            "conditions": training_rows.conditions_before(tables["telemetry"], context, options),
+        }
 
     def fit(self, parts: Frames, context: Context, as_of: AsOf, options: Mapping[str, Any]) -> FitResult:
-        words = Vocabulary.of_frame(context["vocabulary"])
-        learnt = training_rows.options_of(context, options)
+        words, learnt = training_rows.vocabulary_of(context), training_rows.options_of(context, options)
         return training.fit(parts["rows"], words, context["observed"], learnt, training_rows.gaps_of(context))
 
     def rebacktest(

@@ -121,6 +121,11 @@ def _data_notes(vocabulary: Vocabulary, period: pl.DataFrame, options: Options) 
         )
     if vocabulary.codes:
         notes.append(f"readings such as {', '.join(vocabulary.codes)} stand for no reading, and are not used")
+    if vocabulary.conditions:
+        notes.append(
+            f"operating conditions: {len(vocabulary.conditions.means)} were found in the readings, which are also compared "
+            "within each of them"
+        )
     if OTHER_COMPONENTS in vocabulary.components:
         notes.append(
             f"components: {len(vocabulary.components) - 1} are on record three times or more; all others count as "

@@ -1,18 +1,21 @@
 """The rows of a training: features and outcomes of the machines of a shard."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from models.machines.conditions import Conditions, conditions_of
 from models.machines.contracts import tables_at
 from models.machines.equipment import Gaps, missing_of_types
 from models.machines.features import build
 from models.machines.labels import outcomes, without_components
 from models.machines.options import Options
-from models.machines.sampling import STEPS, draw, row_count
+from models.machines.sampling import STEPS, draw, folds, row_count
 from models.machines.service import out_of_service
 from models.machines.vocabulary import Vocabulary, by_component
 from models.scenario import AsOf, Context, Frames
@@ -51,6 +54,29 @@ def rows_of(
     return rows.with_columns(draw(rows, options.seed))
 
 
+def vocabulary_of(context: Context) -> Vocabulary:
+    """The vocabulary of a training, with the operating conditions that it has found."""
+    words = Vocabulary.of_frame(context["vocabulary"])
+    found = context["conditions"]["conditions"].item() if "conditions" in context else None
+    return replace(words, conditions=Conditions.of_dict(json.loads(found))) if found else words
+
+
+def conditions_before(telemetry: pl.LazyFrame, context: Context, options: Mapping[str, Any]) -> pl.DataFrame:
+    """One row with the operating conditions as JSON, null if there is only one.
+
+    They are those before the rows that are held out first, so that no backtest knows of later readings.
+    """
+    learnt, words = options_of(context, options), Vocabulary.of_frame(context["vocabulary"])
+    first, until = context["observed"].select("first", "outcomes").row(0)
+    since = max(first, learnt.train_from or first)
+    times = pl.col("time").is_between(since, folds(since, until, learnt.held_out_share)[0].cut)
+    codes = {s: words.codes_of(s) for s in words.sensors}
+    known = [pl.when(~pl.col(s).is_in(numbers)).then(s).alias(s) for s, numbers in codes.items() if numbers]
+    found = conditions_of(telemetry.filter(times).with_columns(known), words.sensors)
+    text = json.dumps(asdict(found)) if found else None
+    return pl.DataFrame({"conditions": [text]}, schema={"conditions": pl.String})
+
+
 def options_of(context: Context, options: Mapping[str, Any]) -> Options:
     """The options of a training, with windows that follow the interval of the telemetry."""
     first, last = context["observed"].select("first", "last").row(0)
@@ -65,7 +91,7 @@ def prepare(
     options: Mapping[str, Any],
 ) -> dict[str, pl.DataFrame]:
     """`rows`, those of the vocabulary and period of the context from the first one to learn from; see `rows_of`."""
-    learnt, words = options_of(context, options), Vocabulary.of_frame(context["vocabulary"])
+    learnt, words = options_of(context, options), vocabulary_of(context)
     rows = rows_of(tables, words, context["observed"], learnt.train_from, learnt, gaps_of(context))
     return {"rows": rows}
 

@@ -10,6 +10,7 @@ import polars as pl
 
 from models.machines import contracts
 from models.machines.cleaning import words
+from models.machines.conditions import IN_CONDITION, Conditions
 from models.machines.next_in_time import with_next
 from models.moments import local_timezone
 from models.scenario import Frames
@@ -34,7 +35,7 @@ class Vocabulary:
 
     `dated` are the tables in which only the day of each record is known, see `by_end_of_day`; `left_out` are errors that
     reveal the outcome, and count as no other error either. `codes` are numbers that stand for no reading, such as
-    `vibration=-999`, see `models.sentinels`.
+    `vibration=-999`, see `models.sentinels`. `conditions` are the operating conditions that a training has found.
     """
 
     sensors: tuple[str, ...]
@@ -45,6 +46,13 @@ class Vocabulary:
     dated: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     codes: tuple[str, ...] = ()
+    conditions: Conditions | None = None
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The sensors, and those whose readings are also compared within their operating condition."""
+        within = self.conditions.sensors if self.conditions else ()
+        return (*self.sensors, *(name + IN_CONDITION for name in within if name in self.sensors))
 
     def codes_of(self, sensor: str) -> list[float]:
         """The numbers that stand for no reading of the sensor."""
@@ -60,15 +68,17 @@ class Vocabulary:
     @classmethod
     def of_frame(cls, frame: pl.DataFrame) -> "Vocabulary":
         """The inverse of `to_frame`."""
-        names = {kind: tuple(frame.filter(pl.col("kind") == kind)["name"]) for kind in _LISTS}
+        names: dict[str, Any] = {kind: tuple(frame.filter(pl.col("kind") == kind)["name"]) for kind in _LISTS}
         interval = frame.filter(pl.col("kind") == "interval_hours")["name"].item()
         return cls(**names, interval_hours=float(interval))
 
     @classmethod
     def of_dict(cls, values: Mapping[str, Any]) -> "Vocabulary":
         """The inverse of `asdict`, also after a round trip through JSON."""
-        names = {kind: tuple(values.get(kind, ())) for kind in _LISTS}
-        return cls(**names, interval_hours=float(values["interval_hours"]))
+        names: dict[str, Any] = {kind: tuple(values.get(kind, ())) for kind in _LISTS}
+        found = values.get("conditions")
+        conditions = Conditions.of_dict(found) if found else None
+        return cls(**names, interval_hours=float(values["interval_hours"]), conditions=conditions)
 
 
 def vocabulary(tables: Frames, as_of: datetime) -> Vocabulary:
