@@ -76,9 +76,8 @@ def _machines(tables: Frames, since: datetime | None, until: datetime) -> pl.Dat
     """The machines with telemetry, after `since` if given: machine_id, `type`, `days` in service."""
     telemetry = tables["telemetry"].filter(pl.col("time") <= until)
     has_readings = [pl.col(name).is_not_null().any() for name in sensors(telemetry)]
-    names = pl.concat_str(
-        [pl.when(name).then(pl.lit(name)) for name in sensors(telemetry)], separator=", ", ignore_nulls=True
-    )
+    own = [pl.when(name).then(pl.lit(name)) for name in sensors(telemetry)]
+    names = pl.concat_str([pl.lit(None, pl.String), *own], separator=", ", ignore_nulls=True)
     types = (
         telemetry.filter(pl.lit(value=True) if since is None else pl.col("time") > since)
         .group_by("machine_id")

@@ -141,31 +141,24 @@ def fitted_horizons(work: Work, cuts: Sequence[Fold], failures: Mapping[str, int
     """The estimators of each horizon, with predictions for held-out rows; several are fitted in parallel."""
     horizons = work.options.horizons_hours
     components = [c for c in work.vocabulary.components if failures[c] >= work.options.min_failures]
-    holdouts = {(hours, cut): held_out_rows(work, cut, hours) for hours in horizons for cut in cuts}
+    holdouts = {hours: [held_out_rows(work, cut, hours) for cut in cuts] for hours in horizons}
     with ThreadPoolExecutor(work.options.threads or AT_ONCE) as pool:
 
         def first_choice(hours: int) -> Choice:
-            return judge(work, cuts[0], holdouts[hours, cuts[0]], hours, components)
+            return judge(work, cuts[0], holdouts[hours][0], hours, components)
 
         choices = dict(zip(horizons, pool.map(first_choice, horizons), strict=True))
         later = [
-            pool.submit(judge, work, cuts[1], holdouts[h, cuts[1]], h, components, choices[h])
-            for h in horizons
+            pool.submit(judge, work, cuts[1], holdouts[h][1], h, components, choices[h]) for h in horizons
         ]
-        final = {
-            h: pool.submit(_final, work, h, components, choices[h], [holdouts[h, cut] for cut in cuts])
-            for h in horizons
-        }
+        final = {h: pool.submit(_final, work, h, components, choices[h], holdouts[h]) for h in horizons}
         for task in later:
             task.result()
         results = {hours: future.result() for hours, future in final.items()}
     few = (c for c in work.vocabulary.components if c not in components)
     at_work = {c: machine_hours(work.rows, c) for c in few}
     return [
-        _horizon(
-            work, h, results[h], [holdouts[h, cut] for cut in cuts], failures, at_work, choices[h].hidden
-        )
-        for h in horizons
+        _horizon(work, h, results[h], holdouts[h], failures, at_work, choices[h].hidden) for h in horizons
     ]
 
 

@@ -114,6 +114,8 @@ def only_before_failures(
         )
         if end is not None
     ]
+    if not states:
+        return {}
     fails = some_fails_within(components, hours)
     shares = (
         later.select(fails.filter(on).mean().alias(f"{i}") for i, (*_, on) in enumerate(states))

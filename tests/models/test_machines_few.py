@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from models.errors import ContractError
 from models.machines.calibration import IDENTITY, calibrated_probabilities, calibrations_of_few, towards
 from models.machines.chains import first_of_chains
 from models.machines.contracts import TABLES, repeats, tables_at
@@ -207,6 +208,45 @@ def test_two_failures_in_all_and_a_single_machine_are_learnt_from(machines, fail
     end, options = START + timedelta(days=200), {"threads": 1, "every_hours": 24}
     rungs = {risk.rung for risk in MACHINES.load(train(MACHINES, frames, end, options).files).risks}
     assert rungs == {MODEL if failures == 8 else BASE_RATE}
+
+
+def fleet_of(machines: int, days: int, hours: int, failures: int) -> tuple[dict[str, pl.LazyFrame], datetime]:
+    """Telemetry of one sensor, failures at random times and one before the first reading, and the last time."""
+    rng = np.random.default_rng(4)
+    times = [START + timedelta(hours=step * hours) for step in range(1 + days * 24 // hours)]
+    telemetry = pl.DataFrame({"time": times}).join(pl.DataFrame({"machine_id": range(machines)}), how="cross")
+    telemetry = telemetry.with_columns(
+        pl.col("machine_id").cast(pl.String), s=rng.normal(size=telemetry.height)
+    )
+    moments = [START + timedelta(hours=hour) for hour in (-1, *rng.uniform(0, days * 24, failures - 1))]
+    owners = rng.integers(0, machines, failures).astype(str)
+    records = pl.DataFrame({"machine_id": owners, "time": moments, "component": ["pump"] * failures})
+    frames = {"telemetry": telemetry, "failures": records}
+    whole = {name: frame.lazy().with_columns(shard=pl.lit(0)) for name, frame in frames.items()}
+    return {
+        name: one.with_columns(pl.col("time").dt.cast_time_unit("us")) for name, one in whole.items()
+    }, times[-1]
+
+
+@pytest.mark.parametrize(
+    ("machines", "days", "hours", "failures"),
+    [(3, 40, 24 * 7, 20), (8, 10, 24 * 30, 2), (1, 10, 24 * 7, 20), (25, 3, 24 * 30, 60)],
+    ids=["weeks", "one time", "one machine", "many failures at one time"],
+)
+def test_a_fleet_with_next_to_nothing_is_learnt_from_and_scored(machines, days, hours, failures):
+    frames, end = fleet_of(machines, days, hours, failures)
+    options = {"threads": 1, "every_hours": min(hours, 24 * 7)}
+    model = MACHINES.load(train(MACHINES, frames, end, options).files)
+    keys = MACHINES.requested_keys(frames, end, options).collect()
+    scores = MACHINES.score(model, frames, MACHINES.context(frames, end, options), keys, end, options)
+    assert scores.keys.height == keys.height == machines
+    assert scores.rows["probability"].drop_nulls().is_between(0, 1).all()
+
+
+def test_telemetry_without_a_sensor_is_nothing_to_learn_from():
+    frames, end = fleet_of(3, 120, 6, 4)
+    with pytest.raises(ContractError, match="Nothing to learn from: 0 rows"):
+        train(MACHINES, frames | {"telemetry": frames["telemetry"].drop("s")}, end, {"threads": 1})
 
 
 def test_what_is_said_of_a_component_without_model_is_true_of_its_failures():
