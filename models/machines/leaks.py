@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import gt, lt
 
 import numpy as np
 import polars as pl
@@ -106,12 +107,9 @@ def only_before_failures(
     ends = pl.collect_all([later.select(values.min()), later.select(values.max())])
     least, most = (end.row(0, named=True) for end in ends)
     states = [
-        (name, f"{word} {end:g}", is_on)
+        (name, f"{word} {end:g}", is_beyond(pl.col(column), end))
         for name, column in columns.items()
-        for word, end, is_on in (
-            ("above", least[column], pl.col(column) > least[column]),
-            ("below", most[column], pl.col(column) < most[column]),
-        )
+        for word, end, is_beyond in (("above", least[column], gt), ("below", most[column], lt))
         if end is not None
     ]
     if not states:
