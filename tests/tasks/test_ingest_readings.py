@@ -352,7 +352,7 @@ def test_exact_duplicates_go_to_quarantine_and_never_stop_an_ingest(store, tmp_p
 
 def test_a_tag_with_only_nulls_and_a_tag_with_one_reading(store, tmp_path):
     nulls = [f"d,empty,{at(n)}," for n in range(3)]
-    result = bring(store, csv(tmp_path, *nulls, f"d,one,{at(0)},5"), max_bad_share=0.8)
+    result = bring(store, csv(tmp_path, *nulls, f"d,one,{at(0)},5"))
     assert result.rules == {"value_missing": 3}
     assert table(store).select("tag", "count", "mean", "std").rows() == [("one", 1, 5.0, None)]
 
