@@ -40,7 +40,7 @@ def fit(
     first, count = rows.select(pl.col("time").min(), pl.len()).collect().row(0)
     if not count or not vocabulary.components:
         raise ContractError(
-            f"Nothing to learn from: {count} rows of machines with telemetry, "
+            f"Nothing to learn from: {count:,} rows of machines with telemetry, "
             f"{len(vocabulary.components)} components that were replaced or failed. Expected some of both. "
             "Ingest telemetry, maintenance and failures of the same machines and time, or widen --from and --to."
         )
