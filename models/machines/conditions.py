@@ -46,7 +46,7 @@ class Conditions:
         means, spreads = (tuple(map(tuple, values[name])) for name in ("means", "spreads"))
         return cls(tuple(values["sensors"]), means, spreads)
 
-    def compared(self, readings: NDArray[np.float64]) -> Floats:
+    def at_average(self, readings: NDArray[np.float64]) -> Floats:
         """Readings of `sensors`, shape (rows, sensors), as they would be in an average condition; NaN stays NaN.
 
         A row is in the condition whose means are nearest, by the readings that it has.

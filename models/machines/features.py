@@ -234,14 +234,14 @@ def _readings(telemetry: pl.LazyFrame, vocabulary: Vocabulary) -> pl.DataFrame:
     for sensor in sorted(needed):
         column = (pl.col(sensor) if sensor in schema else pl.lit(None)).cast(pl.Float64)
         codes = vocabulary.codes_of(sensor)
-        known = pl.when(~column.is_in(codes)).then(column) if codes else column
-        columns.append(known.fill_null(float("nan")).alias(sensor))
+        values = pl.when(~column.is_in(codes)).then(column) if codes else column
+        columns.append(values.fill_null(float("nan")).alias(sensor))
     readings = telemetry.select("machine_id", "time", *columns).collect().sort("machine_id", "time")
     if conditions is None:
         return readings
-    compared = conditions.compared(readings.select(conditions.sensors).to_numpy())
+    levels = conditions.at_average(readings.select(conditions.sensors).to_numpy())
     within = [
-        pl.Series(name + IN_CONDITION, compared[:, i])
+        pl.Series(name + IN_CONDITION, levels[:, i])
         for i, name in enumerate(conditions.sensors)
         if name in vocabulary.sensors
     ]

@@ -57,8 +57,8 @@ def rows_of(
 def vocabulary_of(context: Context) -> Vocabulary:
     """The vocabulary of a training, with the operating conditions that it has found."""
     words = Vocabulary.of_frame(context["vocabulary"])
-    found = context["conditions"]["conditions"].item() if "conditions" in context else None
-    return replace(words, conditions=Conditions.of_dict(json.loads(found))) if found else words
+    text = context["conditions"]["conditions"].item() if "conditions" in context else None
+    return replace(words, conditions=Conditions.of_dict(json.loads(text))) if text else words
 
 
 def conditions_before(telemetry: pl.LazyFrame, context: Context, options: Mapping[str, Any]) -> pl.DataFrame:
@@ -71,9 +71,11 @@ def conditions_before(telemetry: pl.LazyFrame, context: Context, options: Mappin
     since = max(first, learnt.train_from or first)
     times = pl.col("time").is_between(since, folds(since, until, learnt.held_out_share)[0].cut)
     codes = {s: words.codes_of(s) for s in words.sensors}
-    known = [pl.when(~pl.col(s).is_in(numbers)).then(s).alias(s) for s, numbers in codes.items() if numbers]
-    found = conditions_of(telemetry.filter(times).with_columns(known), words.sensors)
-    text = json.dumps(asdict(found)) if found else None
+    readings = [
+        pl.when(~pl.col(s).is_in(numbers)).then(s).alias(s) for s, numbers in codes.items() if numbers
+    ]
+    conditions = conditions_of(telemetry.filter(times).with_columns(readings), words.sensors)
+    text = json.dumps(asdict(conditions)) if conditions else None
     return pl.DataFrame({"conditions": [text]}, schema={"conditions": pl.String})
 
 

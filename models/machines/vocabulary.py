@@ -76,8 +76,8 @@ class Vocabulary:
     def of_dict(cls, values: Mapping[str, Any]) -> "Vocabulary":
         """The inverse of `asdict`, also after a round trip through JSON."""
         names: dict[str, Any] = {kind: tuple(values.get(kind, ())) for kind in _LISTS}
-        found = values.get("conditions")
-        conditions = Conditions.of_dict(found) if found else None
+        entry = values.get("conditions")
+        conditions = Conditions.of_dict(entry) if entry else None
         return cls(**names, interval_hours=float(values["interval_hours"]), conditions=conditions)
 
 

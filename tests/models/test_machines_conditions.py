@@ -88,8 +88,8 @@ def test_readings_are_those_of_an_average_condition_and_missing_ones_stay_missin
     own = np.array([[0.0, 0.0], [2.0, -1.0]])
     expected = LEVELS.mean(axis=0) + own * SCALES.mean(axis=0)
     for level, scale in zip(LEVELS, SCALES, strict=True):
-        assert conditions.compared(level + scale * own) == pytest.approx(expected)
-    alone = conditions.compared(np.array([[np.nan, 900.0], [np.nan, np.nan]]))
+        assert conditions.at_average(level + scale * own) == pytest.approx(expected)
+    alone = conditions.at_average(np.array([[np.nan, 900.0], [np.nan, np.nan]]))
     assert alone[0, 1] == pytest.approx(expected[0, 1])
     assert np.isnan([alone[0, 0], *alone[1]]).all()
 
@@ -102,7 +102,7 @@ def test_features_do_not_change_with_the_condition():
         values = tables["telemetry"].collect()
         other = np.random.default_rng(seed).integers(0, 3, values.height)
         found = np.array(words.conditions.means), np.array(words.conditions.spreads)
-        plain = words.conditions.compared(values.select("a", "b").to_numpy())
+        plain = words.conditions.at_average(values.select("a", "b").to_numpy())
         z = (plain - found[0].mean(axis=0)) / found[1].mean(axis=0)
         moved = found[0][other] + z * found[1][other]
         telemetry = values.with_columns(a=pl.Series(moved[:, 0]), b=pl.Series(moved[:, 1])).lazy()
