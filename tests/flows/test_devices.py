@@ -183,7 +183,7 @@ def test_hours_beyond_catch_up_are_named_and_scored_by_the_next_run(missed, devi
         summary = devices("score", "--catch-up", "1", "--store", missed.uri)
     assert [line["hour"] for line in summary["hours"]] == [hour(9)]
     assert any(
-        "2 complete periods are not scored yet, from 2026-03-02 07:00" in note for note in summary["notes"]
+        "2 complete periods are not scored yet, from 2026-03-02T07:00Z" in note for note in summary["notes"]
     )
     (payload,) = [event["payload"] for event in events if event["event"] == "almanac.devices.left_out"]
     assert payload["count"] == 2
