@@ -54,7 +54,7 @@ class Due:
         count = f"{len(self.rest):,} complete periods are" if len(self.rest) > 1 else "1 complete period is"
         return [
             f"{count} not scored yet, {_range(self.rest)}: the next runs score them, newest first, or this one "
-            f" with --catch-up {len(self.rest) + len(self.as_ofs)}."
+            f"with --catch-up {len(self.rest) + len(self.as_ofs)}."
         ]
 
 
