@@ -183,16 +183,15 @@ class _Boosting:
         from models.boosting import lgb
 
         self.data.set_label(outcomes.astype(np.float64)).set_weight(weight)
-        whole = {} if len(outcomes) > _FEWEST_DRAWN else {"bagging_freq": 0}
+        is_drawn = len(outcomes) > _FEWEST_DRAWN
+        parameters = self.parameters | ({} if is_drawn else {"bagging_freq": 0})
         if self.judge is None or later is None or trees is not None or not later[0].any():
-            booster = lgb.train({**self.parameters, **whole}, self.data, trees or _USUAL_TREES)
+            booster = lgb.train(parameters, self.data, trees or _USUAL_TREES)
             best = booster.num_trees()
         else:
             judge = self.judge.set_label(later[0].astype(np.float64)).set_weight(later[1].astype(np.float64))
             stop = lgb.early_stopping(_PATIENCE, verbose=False)
-            booster = lgb.train(
-                {**self.parameters, **whole}, self.data, MOST_TREES, valid_sets=[judge], callbacks=[stop]
-            )
+            booster = lgb.train(parameters, self.data, MOST_TREES, valid_sets=[judge], callbacks=[stop])
             best = min(max(booster.best_iteration, LEAST_TREES), booster.num_trees())
         return Fitted(Boosted(booster.model_to_string(num_iteration=best)), best)
 

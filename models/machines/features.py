@@ -232,20 +232,15 @@ def _readings(telemetry: pl.LazyFrame, vocabulary: Vocabulary) -> pl.DataFrame:
     schema = telemetry.collect_schema()
     columns = []
     for sensor in sorted(needed):
-        column = (pl.col(sensor) if sensor in schema else pl.lit(None)).cast(pl.Float64)
-        codes = vocabulary.codes_of(sensor)
-        values = pl.when(~column.is_in(codes)).then(column) if codes else column
+        values = vocabulary.readings_of(sensor) if sensor in schema else pl.lit(None, pl.Float64)
         columns.append(values.fill_null(float("nan")).alias(sensor))
     readings = telemetry.select("machine_id", "time", *columns).collect().sort("machine_id", "time")
     if conditions is None:
         return readings
     levels = conditions.at_average(readings.select(conditions.sensors).to_numpy())
-    within = [
-        pl.Series(name + IN_CONDITION, levels[:, i])
-        for i, name in enumerate(conditions.sensors)
-        if name in vocabulary.sensors
-    ]
-    return readings.with_columns(within)
+    return readings.with_columns(
+        pl.Series(name + IN_CONDITION, levels[:, i]) for i, name in enumerate(conditions.sensors)
+    )
 
 
 def _of_sensor(grid: "_Grid", moments: Moments, usable: Windows, interval_hours: float) -> dict[str, Floats]:

@@ -241,7 +241,7 @@ def hidden_features(work: Work, sample: Sample, hours: int) -> list[str]:
     longer = [f.name for f in work.features if f.kind == "sensor" and f.hours in usable.spread]
     if work.options.estimator != "lightgbm" or usable.spread == usable.hours or not longer:
         return []
-    if not sample.outcomes or len({*sample.machine}) == 1:
+    if not sample.outcomes or len(np.unique(sample.machine)) == 1:
         return []
     with_them, without = (
         _loss_of_other_half(sample, _without(sample.X, work.names, names), work.options)

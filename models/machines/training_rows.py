@@ -70,11 +70,8 @@ def conditions_before(telemetry: pl.LazyFrame, context: Context, options: Mappin
     first, until = context["observed"].select("first", "outcomes").row(0)
     since = max(first, learnt.train_from or first)
     times = pl.col("time").is_between(since, folds(since, until, learnt.held_out_share)[0].cut)
-    codes = {s: words.codes_of(s) for s in words.sensors}
-    readings = [
-        pl.when(~pl.col(s).is_in(numbers)).then(s).alias(s) for s, numbers in codes.items() if numbers
-    ]
-    conditions = conditions_of(telemetry.filter(times).with_columns(readings), words.sensors)
+    readings = telemetry.filter(times).with_columns(words.readings_of(s).alias(s) for s in words.sensors)
+    conditions = conditions_of(readings, words.sensors)
     text = json.dumps(asdict(conditions)) if conditions else None
     return pl.DataFrame({"conditions": [text]}, schema={"conditions": pl.String})
 

@@ -54,10 +54,12 @@ class Vocabulary:
         within = self.conditions.sensors if self.conditions else ()
         return (*self.sensors, *(name + IN_CONDITION for name in within if name in self.sensors))
 
-    def codes_of(self, sensor: str) -> list[float]:
-        """The numbers that stand for no reading of the sensor."""
+    def readings_of(self, sensor: str) -> pl.Expr:
+        """The column of the sensor as numbers, null for those that stand for no reading."""
+        column = pl.col(sensor).cast(pl.Float64)
         pairs = (code.rpartition("=") for code in self.codes)
-        return [float(number) for name, _, number in pairs if name == sensor]
+        codes = [float(number) for name, _, number in pairs if name == sensor]
+        return pl.when(~column.is_in(codes)).then(column) if codes else column
 
     def to_frame(self) -> pl.DataFrame:
         """One row per name: `kind` (sensors, components, errors, models, dated, left_out, codes, interval_hours), `name`."""
