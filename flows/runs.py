@@ -18,8 +18,8 @@ from flows.settings import settings
 from models.errors import AlmanacError
 from models.moments import time_text
 from models.scenario import AsOf, Scenario
+from tasks.ingest.columns import column_mapping
 from tasks.ingest.pipeline import IngestResult, ingest
-from tasks.ingest.sources import column_mapping
 from tasks.page.run_page import write_page
 from tasks.registry import ledger
 from tasks.scoring.catch_up import covered_by, skipped, stale

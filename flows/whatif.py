@@ -21,8 +21,8 @@ from models.sales.days import Weekday
 from models.sales.explanations import middle_column
 from models.sales.options import Options
 from models.sales.panel import KEY
+from tasks.ingest.columns import column_mapping
 from tasks.ingest.pipeline import read_checked
-from tasks.ingest.sources import column_mapping
 from tasks.page.whatif_page import announce_whatif, write_lines, write_whatif_page
 from tasks.registry import bundles
 from tasks.scoring.runs import Run, resolve_scoring

@@ -5,6 +5,7 @@ import re
 import polars as pl
 
 OFFSET = r"(?:[T ]\d{2,6}|:\d\d)(?:[.,]\d+)?(?:\s*[AaPp]M)?\s*(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)$"
+_ENDS_WITH_CLOCK = r"(?i):\d\d(?:[.,]\d+)?(?:\s*[ap]\.?m\.?)?\s*$"
 _ZONE_IN_NAME = r"(?i)[\s,_(\[-]+(?:utc|gmt)(?:\s?([+-])(\d{1,2})(?::?(\d\d))?)?[)\]]?$"
 """The zone in the name of a column, such as `Date Time, GMT+01:00` or `timestamp [UTC]`."""
 _ZONES = {
@@ -140,9 +141,7 @@ def at_offset(times: pl.Expr, dtype: pl.DataType, offset: str) -> pl.Expr:
         return at_offset(times.dt.to_string("%Y-%m-%d %H:%M:%S%.6f"), pl.String(), offset)
     if dtype != pl.String:
         return times
-    is_local = times.str.contains(r"(?i):\d\d(?:[.,]\d+)?(?:\s*[ap]\.?m\.?)?\s*$") & ~times.str.contains(
-        OFFSET
-    )
+    is_local = times.str.contains(_ENDS_WITH_CLOCK) & ~times.str.contains(OFFSET)
     return pl.when(is_local).then(times + f" {offset}").otherwise(times)
 
 

@@ -10,20 +10,12 @@ import polars as pl
 from models.contracts import ROW
 from models.scenario import Scenario, Table
 from tasks.ingest import capture
+from tasks.ingest.columns import of_table, rename, renaming, with_mapped, with_offset_of_name
 from tasks.ingest.decimals import units_in_names, units_of, with_names, with_points
 from tasks.ingest.groups import with_group_keys
 from tasks.ingest.layouts import laid_out, layout_of, of_messages
 from tasks.ingest.quarantine import held
-from tasks.ingest.sources import (
-    Source,
-    SourceError,
-    of_table,
-    read,
-    rename,
-    renaming,
-    with_mapped,
-    with_offset_of_name,
-)
+from tasks.ingest.sources import Source, SourceError, read
 from tasks.ingest.sql import is_sql, read_sql
 from tasks.ingest.wide import EACH, as_long
 from tasks.storage.store import Store

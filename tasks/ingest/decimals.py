@@ -8,8 +8,9 @@ import polars as pl
 
 from models.contracts import Decimals
 from models.scenario import Table
+from tasks.ingest.columns import renaming
 from tasks.ingest.numbers import grouped, pointed, without
-from tasks.ingest.sources import Source, SourceError, renaming
+from tasks.ingest.sources import Source, SourceError
 
 _WITH_UNIT = re.compile(
     r"(.+?)[ _]*[\[(](°? ?[CF]|K|m?bar|psi|[hkM]?Pa|km/h|mph|mm/s|m/s|in/s|k?Wh?|EUR|USD|GBP|CHF|[€$£])[\])]"

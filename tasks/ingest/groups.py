@@ -6,8 +6,9 @@ from dataclasses import replace
 import polars as pl
 
 from models.scenario import Table
+from tasks.ingest.columns import renaming
 from tasks.ingest.contents import LINES
-from tasks.ingest.sources import Source, renaming
+from tasks.ingest.sources import Source
 
 
 def with_group_keys(

@@ -9,8 +9,9 @@ import polars as pl
 from models.date_order import DateOrder
 from models.layouts import Layout, LayoutRequest
 from models.scenario import Scenario, Table
+from tasks.ingest.columns import renaming, spellings
 from tasks.ingest.dialect import SUFFIXES
-from tasks.ingest.sources import Source, SourceError, renaming, spellings
+from tasks.ingest.sources import Source, SourceError
 
 
 def layout_of(scenario: Scenario, name: str | None) -> Layout | None:

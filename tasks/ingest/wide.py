@@ -15,7 +15,8 @@ from models.scenario import Table
 from models.time_notations import LONG_PERIOD
 from models.times import days
 from tasks.ingest.alike import SUM
-from tasks.ingest.sources import Source, SourceError, called, rename, renaming
+from tasks.ingest.columns import called, rename, renaming
+from tasks.ingest.sources import Source, SourceError
 from tasks.ingest.text import WEEK
 
 EACH = "*"

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from models.contracts import ROW, accept
 from models.sales import SALES
 from models.sales.contracts import Stores
+from tasks.ingest.columns import rename
 from tasks.ingest.decimals import with_points
-from tasks.ingest.sources import SourceError, read, rename
+from tasks.ingest.sources import SourceError, read
 
 NAMES = ("sku", "store name", "units")
 VALUES = st.text("abzäöß 0019.", min_size=1, max_size=6).map(lambda text: f"x{text}y")

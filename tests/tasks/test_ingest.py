@@ -14,8 +14,9 @@ from polars.testing import assert_frame_equal
 from models.errors import AlmanacError, ContractError
 from models.machines.scenario import MACHINES
 from models.sales import SALES
+from tasks.ingest.columns import column_mapping
 from tasks.ingest.pipeline import ingest
-from tasks.ingest.sources import SourceError, column_mapping
+from tasks.ingest.sources import SourceError
 from tasks.storage.faults import StoreError
 from tasks.storage.store import Store
 from tests.steps import read, written

@@ -8,7 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from tasks.ingest.sources import SourceError, column_mapping, read, rename
+from tasks.ingest.columns import column_mapping, rename
+from tasks.ingest.sources import SourceError, read
 
 ROWS = pl.DataFrame({"sku": ["1", "2"], "units": [1.5, 2.0]})
 
